@@ -1,0 +1,43 @@
+/**
+ * The record of who did what as whom: append-only, written in the change's own transaction, never with a secret in it.
+ * The columns that chain the rows by hash are filled later by one sealer, since a chain head in every transaction would
+ * serialise them all.
+ */
+import type { Trx } from '../database/database.ts'
+
+/** Who makes a change. */
+export interface Actor {
+  readonly type: 'user' | 'client' | 'operator' | 'system' | 'anonymous'
+  /** a user's or client's id; for an operator the name of the account at the command line */
+  readonly id: string
+  /** the user that a service acts for */
+  readonly onBehalfOf?: string | undefined
+  readonly requestId?: string | undefined
+}
+
+export const systemActor: Actor = { type: 'system', id: 'latchkey' }
+
+export interface AuditEvent {
+  /** what happened, as `noun.verb`: `user.created`, `refresh-token.reused` */
+  readonly action: string
+  readonly target: { readonly type: string; readonly id: string }
+  /** before and after of fields that are not secret */
+  readonly details?: Record<string, unknown>
+}
+
+/** Appends one row; the caller's transaction decides whether it ever existed. */
+export async function writeAudit(trx: Trx, actor: Actor, event: AuditEvent): Promise<void> {
+  await trx
+    .insertInto('audit_events')
+    .values({
+      action: event.action,
+      actor_type: actor.type,
+      actor_id: actor.id,
+      on_behalf_of: actor.onBehalfOf ?? null,
+      request_id: actor.requestId ?? null,
+      target_type: event.target.type,
+      target_id: event.target.id,
+      details: JSON.stringify(event.details ?? {}),
+    })
+    .execute()
+}

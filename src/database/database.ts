@@ -1,0 +1,160 @@
+/**
+ * Opens and closes the one database: PGlite in the data folder by default, PostgreSQL by DATABASE_URL. Everything else
+ * sees a Kysely and does not ask which. Migrations are in migrate.ts, news of other processes' changes in changes.ts,
+ * the removal of expired rows in sweep.ts.
+ *
+ * On PGlite there is one connection: a query on `db` inside an open transaction on `db` waits for ever. Functions that
+ * change data therefore take the transaction as their first argument and use nothing else.
+ */
+import { existsSync, mkdirSync } from 'node:fs'
+import { join } from 'node:path'
+import { PGlite } from '@electric-sql/pglite'
+import { Kysely, PGliteDialect, PostgresDialect, sql, type Transaction } from 'kysely'
+import { Pool, types } from 'pg'
+import type { Logger } from 'pino'
+import { lockDataFolder } from './folder-lock.ts'
+import type { Tables } from './tables.ts'
+
+export type Db = Kysely<Tables>
+export type Trx = Transaction<Tables>
+
+export interface DatabaseSettings {
+  /** a postgres:// URL; undefined: PGlite in `dataDir` */
+  readonly databaseUrl: string | undefined
+  readonly dataDir: string
+  readonly poolSize: number
+  /** How long a request waits for a free connection, in seconds. */
+  readonly connectTimeoutSeconds: number
+  /** The longest that one statement may run, in seconds (PostgreSQL only; PGlite has no such limit). */
+  readonly statementTimeoutSeconds: number
+}
+
+export interface Database {
+  readonly engine: 'pglite' | 'postgres'
+  readonly db: Db
+  /** true when this start made the embedded database */
+  readonly isNew: boolean
+  /** For LISTEN on PGlite; undefined on PostgreSQL. */
+  readonly pglite: PGlite | undefined
+  /** Throws when the database does not answer within `timeoutMs` milliseconds. */
+  ping(timeoutMs?: number): Promise<void>
+  close(): Promise<void>
+}
+
+// int8 comes as text from pg and as a number from PGlite: read it as a number in both, since none of ours pass 2^53.
+types.setTypeParser(types.builtins.INT8, Number)
+
+/**
+ * @throws DataFolderInUse when another process has the folder's embedded database open
+ */
+export async function openDatabase(settings: DatabaseSettings, log: Logger): Promise<Database> {
+  return settings.databaseUrl === undefined
+    ? openPglite(settings.dataDir)
+    : openPostgres(settings, settings.databaseUrl, log)
+}
+
+async function openPglite(dataDir: string): Promise<Database> {
+  mkdirSync(dataDir, { recursive: true, mode: 0o700 })
+  const unlock = lockDataFolder(dataDir)
+  const folder = join(dataDir, 'pglite')
+  const isNew = !existsSync(join(folder, 'PG_VERSION'))
+  try {
+    const pglite = await PGlite.create(folder)
+    const db = new Kysely<Tables>({ dialect: new PGliteDialect({ pglite }) })
+    return {
+      engine: 'pglite',
+      db,
+      isNew,
+      pglite,
+      ping: (timeoutMs = 2_000) => ping(db, timeoutMs),
+      async close() {
+        await db.destroy()
+        if (!pglite.closed) await pglite.close()
+        unlock()
+      },
+    }
+  } catch (error) {
+    unlock()
+    throw error
+  }
+}
+
+async function openPostgres(settings: DatabaseSettings, databaseUrl: string, log: Logger): Promise<Database> {
+  const pool = new Pool({
+    connectionString: databaseUrl,
+    application_name: 'latchkey',
+    max: settings.poolSize,
+    connectionTimeoutMillis: settings.connectTimeoutSeconds * 1_000,
+    statement_timeout: settings.statementTimeoutSeconds * 1_000,
+    // A process that hangs inside a transaction must not hold its locks for ever.
+    idle_in_transaction_session_timeout: 30_000,
+    keepAlive: true,
+  })
+  // Without these, a backend that is terminated while its client is idle, or between two statements of a transaction,
+  // takes the whole process down as an uncaught 'error' event.
+  pool.on('error', (error) => log.warn({ error_message: error.message }, 'a database connection was lost'))
+  pool.on('connect', (client) => {
+    client.on('error', (error) => log.warn({ error_message: error.message }, 'a database connection was lost'))
+  })
+  const db = new Kysely<Tables>({ dialect: new PostgresDialect({ pool }) })
+  return {
+    engine: 'postgres',
+    db,
+    isNew: false,
+    pglite: undefined,
+    ping: (timeoutMs = 2_000) => ping(db, timeoutMs),
+    close: () => db.destroy(),
+  }
+}
+
+async function ping(db: Db, timeoutMs: number): Promise<void> {
+  const { promise: late, reject } = Promise.withResolvers<never>()
+  const timer = setTimeout(() => reject(new Error(`the database did not answer within ${timeoutMs} ms`)), timeoutMs)
+  try {
+    await Promise.race([sql`SELECT 1`.execute(db), late])
+  } finally {
+    clearTimeout(timer)
+  }
+}
+
+const unavailableCodes = new Set([
+  'ECONNREFUSED',
+  'ECONNRESET',
+  'ENOTFOUND',
+  'EAI_AGAIN',
+  'ENOENT',
+  'EPIPE',
+  'ETIMEDOUT',
+  '53300', // too_many_connections
+  '55P03', // lock_not_available
+  '57014', // query_canceled: statement_timeout
+  '57P01', // admin_shutdown
+  '57P02', // crash_shutdown
+  '57P03', // cannot_connect_now
+  '40001', // serialization_failure
+  '40P01', // deadlock_detected
+])
+
+/**
+ * Whether an error says that the database is away, busy or slow for the moment: the caller may try again, so the answer
+ * is 503 with Retry-After, not 500.
+ */
+export function isDatabaseUnavailable(error: unknown): boolean {
+  if (!(error instanceof Error)) return false
+  const code = 'code' in error && typeof error.code === 'string' ? error.code : ''
+  if (unavailableCodes.has(code) || code.startsWith('08')) return true
+  if (
+    /^Connection terminated|^timeout exceeded when trying to connect|^Client has encountered a connection error/.test(
+      error.message,
+    )
+  ) {
+    return true
+  }
+  return error.cause !== undefined && isDatabaseUnavailable(error.cause)
+}
+
+/** Whether an error is PostgreSQL's refusal of a duplicate (SQLSTATE 23505), and of which constraint. */
+export function violatedUniqueConstraint(error: unknown): string | undefined {
+  if (!(error instanceof Error) || !('code' in error) || error.code !== '23505') return undefined
+  return 'constraint' in error && typeof error.constraint === 'string' ? error.constraint : 'unknown'
+}
