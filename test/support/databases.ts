@@ -1,0 +1,122 @@
+/**
+ * Fresh migrated databases for tests, on both engines: PGlite from a copied folder, PostgreSQL from a template
+ * database. Each is removed after the test that opened it.
+ */
+import { randomBytes } from 'node:crypto'
+import { rm } from 'node:fs/promises'
+import { join } from 'node:path'
+import { pino } from 'pino'
+import { afterAll, describe, inject, onTestFinished, TestRunner } from 'vitest'
+import { openDatabase, type Database, type DatabaseSettings } from '../../src/database/database.ts'
+import { copyPgliteTemplate } from './pglite-template.ts'
+import { runStatement, withDatabase } from './postgres.ts'
+
+export type Engine = Database['engine']
+
+/** Where a fresh migrated database is: what a server process or `openDatabase` needs to open it. */
+export interface DatabaseLocation {
+  readonly engine: Engine
+  /** undefined on PGlite */
+  readonly databaseUrl: string | undefined
+  /** holds the embedded database on PGlite; on PostgreSQL a folder that does not exist yet */
+  readonly dataDir: string
+  remove(): Promise<void>
+}
+
+/** An open database that is closed and removed after the test. */
+export interface TestDatabase extends Database {
+  readonly location: DatabaseLocation
+}
+
+/**
+ * Describes the tests inside once for each engine. A database opened in a test, or in a `beforeEach`, is gone after that
+ * test; one opened in a `beforeAll` after the last.
+ *
+ * @example
+ * eachDatabase((open) => {
+ *   it('keeps what was written', async () => {
+ *     const { db } = await open()
+ *   })
+ * })
+ */
+export function eachDatabase(define: (open: () => Promise<TestDatabase>, engine: Engine) => void): void {
+  describe('on pglite', () => {
+    define(openerOf('pglite'), 'pglite')
+  })
+  onPostgres((open) => define(open, 'postgres'))
+}
+
+/** The same for what needs more than one connection, such as races: PostgreSQL alone. */
+export function onPostgres(define: (open: () => Promise<TestDatabase>) => void): void {
+  describe.runIf(hasPostgres())('on postgres', () => {
+    define(openerOf('postgres'))
+  })
+}
+
+/** Whether this run has a PostgreSQL. The run's end says so when it has none. */
+export function hasPostgres(): boolean {
+  return inject('postgresUrl') !== ''
+}
+
+/** Makes a database without opening it, for processes that do so themselves; removed like those of {@link eachDatabase}. */
+export async function createDatabase(engine: Engine): Promise<DatabaseLocation> {
+  const location = await makeDatabase(engine)
+  if (TestRunner.getCurrentTest() === undefined) afterAll(() => location.remove())
+  else onTestFinished(() => location.remove())
+  return location
+}
+
+/** Opens another handle on a database: on PostgreSQL as a second process would. The caller closes it. */
+export function openLocation(location: DatabaseLocation, settings: Partial<DatabaseSettings> = {}): Promise<Database> {
+  return openDatabase(
+    {
+      databaseUrl: location.databaseUrl,
+      dataDir: location.dataDir,
+      poolSize: 10,
+      connectTimeoutSeconds: 10,
+      statementTimeoutSeconds: 20,
+      ...settings,
+    },
+    pino({ level: 'silent' }),
+  )
+}
+
+function openerOf(engine: Engine): () => Promise<TestDatabase> {
+  const leftOpen = new Set<() => Promise<void>>()
+  afterAll(async () => {
+    for (const close of leftOpen) await close()
+  })
+  return async () => {
+    const location = await makeDatabase(engine)
+    const database = await openLocation(location)
+    const close = async () => {
+      leftOpen.delete(close)
+      await database.close()
+      await location.remove()
+    }
+    leftOpen.add(close)
+    if (TestRunner.getCurrentTest() !== undefined) onTestFinished(close)
+    return { ...database, location }
+  }
+}
+
+async function makeDatabase(engine: Engine): Promise<DatabaseLocation> {
+  const name = `latchkey_${randomBytes(6).toString('hex')}`
+  const dataDir = join(inject('temporaryFolder'), name)
+  const removeFolder = () => rm(dataDir, { recursive: true, force: true })
+  if (engine === 'pglite') {
+    copyPgliteTemplate(inject('pgliteTemplate'), dataDir)
+    return { engine, databaseUrl: undefined, dataDir, remove: removeFolder }
+  }
+  const server = inject('postgresUrl')
+  await runStatement(server, `CREATE DATABASE ${name} TEMPLATE ${inject('postgresTemplate')}`)
+  return {
+    engine,
+    databaseUrl: withDatabase(server, name),
+    dataDir,
+    async remove() {
+      await runStatement(server, `DROP DATABASE IF EXISTS ${name} WITH (FORCE)`)
+      await removeFolder()
+    },
+  }
+}

@@ -1,0 +1,15 @@
+import { defineConfig } from 'vitest/config'
+
+export default defineConfig({
+  test: {
+    name: 'long',
+    include: ['test/**/*.long.test.ts'],
+    passWithNoTests: true,
+    globalSetup: ['test/support/global-setup.ts'],
+    reporters: ['default', './test/support/reporter.ts'],
+    testTimeout: 600_000,
+    hookTimeout: 120_000,
+    // One file at a time: these measure what happens under load.
+    maxWorkers: 1,
+  },
+})
