@@ -1,0 +1,144 @@
+/**
+ * This folder owns the keys that tokens are signed with and the other secrets of the server. They rest in the database,
+ * sealed (key-encryption.ts); each process keeps them opened in memory here and in secret-ring.ts, and reads them anew
+ * when the database says that they changed (reload.ts). rotation.ts moves the signing keys through their lives. Nobody
+ * else touches a private key, except the protocol library, which is handed them to sign with.
+ */
+import type { KeyObject } from 'node:crypto'
+import type { Logger } from 'pino'
+import { systemActor } from '../audit/audit.ts'
+import type { Config } from '../config.ts'
+import type { Changes } from '../database/changes.ts'
+import type { Database } from '../database/database.ts'
+import type { KeyEncryption } from './key-encryption.ts'
+import { openReloading } from './reload.ts'
+import { countMissingKeys, makeMissingKeys } from './rotation.ts'
+import { openSigningKey, prepareSigningKey, type PrivateJwk, type PublicJwk, type SigningKey } from './signing-key.ts'
+
+export interface KeyRing {
+  /**
+   * The keys that are published, the one that signs first, then the next, then those that are retiring.
+   * @throws Error when none can be opened
+   */
+  signingKeys(): PrivateJwk[]
+  /** The JWK set to publish (RFC 7517 §5), in the same order. */
+  publicJwks(): { keys: PublicJwk[] }
+  /** The key to verify a token of ours with; undefined when no published key has this kid. */
+  verificationKey(kid: string): KeyObject | undefined
+  /** Calls `listener` after the published keys, or the one that signs, changed; returns what ends it. */
+  onChange(listener: () => void): () => void
+  close(): Promise<void>
+}
+
+/** The notification usually takes milliseconds; this is how long a lost one can matter, in seconds. */
+const pollSeconds = 20
+
+const order = ['current', 'next', 'retiring'] as const
+type PublishedState = (typeof order)[number]
+
+/**
+ * Opens the keys, and makes the first two if there are none: any number of processes that start at once make one set.
+ * @throws KeyEncryptionError when a published key cannot be opened
+ */
+export async function openKeyRing({
+  database,
+  changes,
+  encryption,
+  config,
+  log,
+}: {
+  database: Pick<Database, 'db'>
+  changes: Changes
+  encryption: KeyEncryption
+  config: Pick<Config, 'rsaBits'>
+  log: Logger
+}): Promise<KeyRing> {
+  const { db } = database
+  const listeners = new Set<() => void>()
+  let keys: readonly SigningKey[] = []
+  let isOpen = false
+
+  async function findPublished(): Promise<{ kid: string; state: PublishedState; sealed: Uint8Array | null }[]> {
+    const rows = await db
+      .selectFrom('signing_keys')
+      .select(['kid', 'state', 'sealed_private_jwk as sealed'])
+      .where('state', 'in', order)
+      .orderBy('created_at', 'desc')
+      .orderBy('kid')
+      .execute()
+    return order.flatMap((state) => rows.filter((row) => row.state === state).map((row) => ({ ...row, state })))
+  }
+
+  /** @returns the keys in their order, and the error of each that cannot be opened */
+  async function read(): Promise<{ opened: SigningKey[]; hasCurrent: boolean; kids: string[]; errors: unknown[] }> {
+    const rows = await findPublished()
+    const opened: SigningKey[] = []
+    const errors: unknown[] = []
+    let hasCurrent = false
+    for (const { kid, state, sealed } of rows) {
+      try {
+        // What a kid names never changes: a key that is open already is kept, and with it everything made from it.
+        const known = keys.find(({ publicJwk }) => publicJwk.kid === kid)
+        opened.push(known ?? (await openSigningKey(encryption, kid, sealed ?? new Uint8Array())))
+        hasCurrent ||= state === 'current'
+      } catch (error) {
+        errors.push(error)
+      }
+    }
+    return { opened, hasCurrent, kids: rows.map(({ kid }) => kid), errors }
+  }
+
+  async function load(): Promise<void> {
+    const { opened, hasCurrent, kids, errors } = await read()
+    if (!isOpen) {
+      if (errors.length > 0) throw errors[0]
+      if (!hasCurrent) throw new Error('No signing key is in use: start again')
+      keys = opened
+      return
+    }
+    for (const error of errors) {
+      log.error({ error_message: String(error) }, 'a signing key cannot be opened: it is not used')
+    }
+    // Without the key that signs, go on with those that are still published; what is revoked is gone in any case.
+    const fallback = keys.filter(({ publicJwk }) => kids.includes(publicJwk.kid))
+    const before = kidsOf(keys)
+    keys = hasCurrent ? opened : fallback
+    if (kidsOf(keys) === before) return
+    log.info({ kid: keys[0]?.publicJwk.kid, published: keys.length }, 'the signing keys changed')
+    for (const listener of listeners) {
+      try {
+        listener()
+      } catch (error) {
+        log.error({ error_message: String(error) }, 'new signing keys could not be taken up')
+      }
+    }
+  }
+
+  const missing = await countMissingKeys(db)
+  if (missing > 0) {
+    const fresh = await Promise.all(
+      Array.from({ length: missing }, () => prepareSigningKey({ encryption, rsaBits: config.rsaBits })),
+    )
+    await db.transaction().execute((trx) => makeMissingKeys(trx, systemActor, { fresh }))
+  }
+  const close = await openReloading({ changes, topic: 'keys', everySeconds: pollSeconds, log }, load)
+  isOpen = true
+
+  return {
+    signingKeys() {
+      if (keys.length === 0) throw new Error('No signing key can be opened: see the log')
+      return keys.map(({ privateJwk }) => privateJwk)
+    },
+    publicJwks: () => ({ keys: keys.map(({ publicJwk }) => publicJwk) }),
+    verificationKey: (kid) => keys.find(({ publicJwk }) => publicJwk.kid === kid)?.publicKey,
+    onChange(listener) {
+      listeners.add(listener)
+      return () => void listeners.delete(listener)
+    },
+    close,
+  }
+}
+
+function kidsOf(keys: readonly SigningKey[]): string {
+  return keys.map(({ publicJwk }) => publicJwk.kid).join(' ')
+}
