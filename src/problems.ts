@@ -5,6 +5,8 @@
  * speak RFC 6749.
  */
 
+import type { z } from 'zod'
+
 interface CatalogueEntry {
   readonly status: number
   readonly title: string
@@ -141,6 +143,57 @@ export class Problem extends Error {
     this.headers = options.headers ?? {}
     this.retryAfterSeconds = options.retryAfterSeconds
   }
+}
+
+/**
+ * What a schema makes of input from outside.
+ *
+ * @throws Problem VALIDATION_ERROR with every field that is wrong. What was sent is not repeated: it may be a secret.
+ * @example
+ * const { email } = parseInput(z.strictObject({ email: z.email() }), body)
+ */
+export function parseInput<S extends z.ZodType>(schema: S, input: unknown): z.output<S> {
+  const result = schema.safeParse(input)
+  if (result.success) return result.data
+  const details = result.error.issues.slice(0, mostDetails).flatMap(fieldErrors)
+  const [first] = details
+  throw new Problem(
+    'VALIDATION_ERROR',
+    details.length === 1 && first !== undefined
+      ? `${first.field === '' ? 'The request' : first.field}: ${first.message}`
+      : `${details.length} fields are not valid.`,
+    { details },
+  )
+}
+
+const mostDetails = 50
+
+function fieldErrors(issue: z.core.$ZodIssue): FieldError[] {
+  const field = fieldName(issue.path)
+  if (issue.code === 'unrecognized_keys') {
+    return issue.keys.slice(0, mostDetails).map((key) => ({
+      field: fieldName([...issue.path, key.slice(0, 60)]),
+      constraint: 'unknown',
+      message: 'There is no such field',
+    }))
+  }
+  return [{ field, constraint: constraintOf(issue), message: issue.message }]
+}
+
+function constraintOf(issue: z.core.$ZodIssue): string {
+  if (issue.code === 'too_big') return 'maximum'
+  if (issue.code === 'too_small') return 'minimum'
+  if (issue.code === 'invalid_type') return 'type'
+  if (issue.code === 'invalid_format') return 'format'
+  if (issue.code === 'invalid_value') return 'enum'
+  return issue.code
+}
+
+/** `features[3].name`, as a caller would write it. */
+function fieldName(path: readonly PropertyKey[]): string {
+  return path
+    .map((key, i) => (typeof key === 'number' ? `[${key}]` : i === 0 ? String(key) : `.${String(key)}`))
+    .join('')
 }
 
 /** One body for both conventions: RFC 9457, and the envelope beside it. */
