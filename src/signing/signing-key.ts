@@ -71,6 +71,8 @@ export async function prepareSigningKey({
   const { privateKey } = await generateKeyPairAsync('rsa', { modulusLength: rsaBits })
   const jwk = numbers.parse(privateKey.export({ format: 'jwk' }))
   const kid = await thumbprint(jwk)
+  // One in 64 would be taken for an option by every command line that it is pasted into.
+  if (kid.startsWith('-')) return prepareSigningKey({ encryption, rsaBits })
   return {
     kid,
     publicJwk: publicJwkOf(kid, jwk),
