@@ -27,6 +27,8 @@ export interface DatabaseSettings {
   readonly connectTimeoutSeconds: number
   /** The longest that one statement may run, in seconds (PostgreSQL only; PGlite has no such limit). */
   readonly statementTimeoutSeconds: number
+  /** The longest that a statement waits for another transaction's lock, in milliseconds (PostgreSQL only). */
+  readonly lockTimeoutMs?: number
 }
 
 export interface Database {
@@ -86,6 +88,7 @@ async function openPostgres(settings: DatabaseSettings, databaseUrl: string, log
     max: settings.poolSize,
     connectionTimeoutMillis: settings.connectTimeoutSeconds * 1_000,
     statement_timeout: settings.statementTimeoutSeconds * 1_000,
+    lock_timeout: settings.lockTimeoutMs ?? 5_000,
     // A process that hangs inside a transaction must not hold its locks for ever.
     idle_in_transaction_session_timeout: 30_000,
     keepAlive: true,

@@ -1,0 +1,55 @@
+/**
+ * Our client rows as the metadata that oidc-provider validates (RFC 7591 names). Secrets are not among it: they are
+ * hashed, so `client_secret` holds a value that nothing can match and the comparison is ours.
+ */
+import { createHash, randomBytes, timingSafeEqual } from 'node:crypto'
+import type { AdapterPayload } from 'oidc-provider'
+import type { ClientEntry } from './client-directory.ts'
+
+/** Never handed to anyone; random for each process, so that a comparison that is not ours fails closed. */
+const unmatchableSecret = randomBytes(32).toString('base64url')
+
+export function isPublicClient({ row }: ClientEntry): boolean {
+  return row.token_endpoint_auth_method === 'none'
+}
+
+export function clientMetadata({ row }: ClientEntry): AdapterPayload {
+  const usesCodes = row.grant_types.includes('authorization_code')
+  return {
+    client_id: row.id,
+    client_name: row.name,
+    application_type: row.application_type,
+    token_endpoint_auth_method: row.token_endpoint_auth_method,
+    grant_types: row.grant_types,
+    response_types: usesCodes ? ['code'] : [],
+    redirect_uris: row.redirect_uris,
+    post_logout_redirect_uris: row.post_logout_redirect_uris,
+    require_pushed_authorization_requests: row.require_pushed_authorization_requests,
+    dpop_bound_access_tokens: row.dpop_bound_access_tokens,
+    require_pkce: row.require_pkce,
+    ...(row.token_endpoint_auth_method === 'client_secret_basic' ? { client_secret: unmatchableSecret } : {}),
+    ...optional('backchannel_logout_uri', row.backchannel_logout_uri),
+    ...(row.backchannel_logout_uri === null ? {} : { backchannel_logout_session_required: true }),
+    ...optional('jwks', row.jwks),
+    ...optional('jwks_uri', row.jwks_uri),
+    ...optional('client_uri', row.client_uri),
+    ...optional('logo_uri', row.logo_uri),
+    ...optional('policy_uri', row.policy_uri),
+    ...optional('tos_uri', row.tos_uri),
+  }
+}
+
+function optional(name: string, value: unknown): Record<string, unknown> {
+  return value === null ? {} : { [name]: value }
+}
+
+/** Compares with every living secret, in constant time, so that the time tells nothing about which. */
+export function matchesSecret({ secrets }: ClientEntry, candidate: string, now = new Date()): boolean {
+  const hash = createHash('sha256').update(candidate).digest()
+  let matches = false
+  for (const secret of secrets) {
+    const isLive = secret.expiresAt === null || secret.expiresAt > now
+    if (timingSafeEqual(hash, secret.hash) && isLive) matches = true
+  }
+  return matches
+}

@@ -1,0 +1,91 @@
+/**
+ * What people agreed that clients may do: remembered for each person, client and scope, over all sessions, until they
+ * withdraw it. Withdrawing ends every family of that person at that client.
+ */
+import { sql } from 'kysely'
+import { writeAudit, type Actor } from '../audit/audit.ts'
+import type { Db, Trx } from '../database/database.ts'
+import { revokeFamiliesOf } from './families.ts'
+
+/** resource → scopes; resource '' holds OpenID Connect's own */
+export type Consents = ReadonlyMap<string, ReadonlySet<string>>
+
+export async function findConsents(db: Db, userId: string, clientId: string): Promise<Consents> {
+  const rows = await db
+    .selectFrom('consents')
+    .select(['resource', 'scope'])
+    .where('user_id', '=', userId)
+    .where('client_id', '=', clientId)
+    .execute()
+  const consents = new Map<string, Set<string>>()
+  for (const { resource, scope } of rows) consents.set(resource, (consents.get(resource) ?? new Set()).add(scope))
+  return consents
+}
+
+export interface GiveConsent {
+  readonly userId: string
+  readonly clientId: string
+  readonly scopes: Consents
+}
+
+export async function giveConsent(trx: Trx, actor: Actor, { userId, clientId, scopes }: GiveConsent): Promise<void> {
+  const rows = [...scopes].flatMap(([resource, names]) =>
+    [...names].map((scope) => ({ user_id: userId, client_id: clientId, resource, scope })),
+  )
+  if (rows.length === 0) return
+  await trx
+    .insertInto('consents')
+    .values(rows)
+    .onConflict((conflict) => conflict.doNothing())
+    .execute()
+  await writeAudit(trx, actor, {
+    action: 'consent.given',
+    target: { type: 'client', id: clientId },
+    details: { user_id: userId, scopes: rows.map(({ resource, scope }) => ({ resource, scope })) },
+  })
+}
+
+export async function withdrawConsent(
+  trx: Trx,
+  actor: Actor,
+  { userId, clientId }: { readonly userId: string; readonly clientId: string },
+): Promise<void> {
+  await revokeFamiliesOf(trx, actor, { userId, clientId, reason: 'consent withdrawn' })
+  await trx.deleteFrom('consents').where('user_id', '=', userId).where('client_id', '=', clientId).execute()
+  await writeAudit(trx, actor, {
+    action: 'consent.withdrawn',
+    target: { type: 'client', id: clientId },
+    details: { user_id: userId },
+  })
+}
+
+/** A client that may act for a person: by consent, or, first-party, by having been signed in to. */
+export interface AuthorizedClient {
+  readonly clientId: string
+  readonly clientName: string
+  readonly clientUri: string | null
+  readonly firstParty: boolean
+  readonly grantedAt: Date
+  readonly scopes: readonly { readonly resource: string; readonly scope: string }[]
+}
+
+/** Everything that may act for this person now. */
+export async function listAuthorizedClients(db: Db, userId: string): Promise<AuthorizedClient[]> {
+  const { rows } = await sql<AuthorizedClient>`
+    SELECT c.id AS "clientId", c.name AS "clientName", c.client_uri AS "clientUri", c.first_party AS "firstParty",
+      least(min(s.granted_at), (
+        SELECT min(created_at) FROM artifacts WHERE kind = 'Grant' AND user_id = ${userId} AND client_id = c.id AND expires_at > now()
+      )) AS "grantedAt",
+      coalesce(
+        jsonb_agg(DISTINCT jsonb_build_object('resource', s.resource, 'scope', s.scope)) FILTER (WHERE s.scope IS NOT NULL),
+        '[]'
+      ) AS scopes
+    FROM clients c LEFT JOIN consents s ON s.client_id = c.id AND s.user_id = ${userId}
+    WHERE s.user_id IS NOT NULL OR EXISTS (
+      SELECT 1 FROM artifacts a JOIN users u ON u.id = a.user_id
+      WHERE a.kind = 'Grant' AND a.user_id = ${userId} AND a.client_id = c.id AND a.expires_at > now()
+        AND a.sign_in_version = u.sign_in_version
+    )
+    GROUP BY c.id ORDER BY c.name, c.id LIMIT 200`.execute(db)
+  return rows
+}

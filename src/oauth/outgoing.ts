@@ -1,0 +1,99 @@
+/**
+ * Requests that the provider itself makes, to URLs that clients registered: their keys and their back-channel logout.
+ * Such a URL could point into the operator's own network, so addresses are checked after the name is resolved, literal
+ * ones before, and no redirect is followed. In development loopback is allowed, since everything runs there.
+ */
+import { lookup as resolveName, type LookupAddress } from 'node:dns'
+import { BlockList, isIP } from 'node:net'
+import { Agent, fetch as undiciFetch, type RequestInit } from 'undici'
+
+const internal = new BlockList()
+for (const [network, prefix] of [
+  ['0.0.0.0', 8],
+  ['10.0.0.0', 8],
+  ['100.64.0.0', 10],
+  ['169.254.0.0', 16],
+  ['172.16.0.0', 12],
+  ['192.0.0.0', 24],
+  ['192.0.2.0', 24],
+  ['192.168.0.0', 16],
+  ['198.18.0.0', 15],
+  ['198.51.100.0', 24],
+  ['203.0.113.0', 24],
+  ['224.0.0.0', 3],
+] as const) {
+  internal.addSubnet(network, prefix, 'ipv4')
+}
+for (const [network, prefix] of [
+  ['::', 128],
+  ['64:ff9b::', 96],
+  ['100::', 64],
+  ['2001::', 23],
+  ['2001:db8::', 32],
+  ['2002::', 16],
+  ['fc00::', 7],
+  ['fe80::', 10],
+  ['ff00::', 8],
+] as const) {
+  internal.addSubnet(network, prefix, 'ipv6')
+}
+const loopback = new BlockList()
+loopback.addSubnet('127.0.0.0', 8, 'ipv4')
+loopback.addAddress('::1', 'ipv6')
+
+function isForbidden(address: string, allowLoopback: boolean): boolean {
+  // BlockList matches IPv4-mapped IPv6 addresses against the IPv4 rules.
+  const family = isIP(address) === 6 ? 'ipv6' : 'ipv4'
+  return internal.check(address, family) || (!allowLoopback && loopback.check(address, family))
+}
+
+export type OutgoingFetch = (url: string | URL, options?: RequestInit) => Promise<Response>
+
+/**
+ * @param timeoutMs of the connection and of the whole answer, in milliseconds
+ */
+export function openOutgoing({
+  allowLoopback,
+  timeoutMs = 2_500,
+}: {
+  readonly allowLoopback: boolean
+  readonly timeoutMs?: number
+}) {
+  const agent = new Agent({
+    connections: 10,
+    headersTimeout: timeoutMs,
+    bodyTimeout: timeoutMs,
+    maxResponseSize: 256 * 1_024,
+    connect: {
+      timeout: timeoutMs,
+      lookup(hostname, options, callback) {
+        resolveName(hostname, { ...options, all: true }, (error, addresses: LookupAddress[]) => {
+          const [first] = addresses ?? []
+          const forbidden = (addresses ?? []).some(({ address }) => isForbidden(address, allowLoopback))
+          if (error !== null || first === undefined || forbidden) {
+            callback(error ?? new Error(`${hostname} is not a public address`), '', 4)
+          } else if (options.all === true) {
+            callback(null, addresses)
+          } else {
+            callback(null, first.address, first.family)
+          }
+        })
+      },
+    },
+  })
+  const fetch = async (url: string | URL, options: RequestInit = {}): Promise<Response> => {
+    const { hostname, protocol } = new URL(url)
+    const literal = hostname.replace(/^\[|\]$/g, '')
+    if (protocol !== 'https:' && !allowLoopback) throw new Error(`${protocol} is not used for outgoing requests`)
+    if (isIP(literal) !== 0 && isForbidden(literal, allowLoopback))
+      throw new Error(`${hostname} is not a public address`)
+    const response = await undiciFetch(url, {
+      ...options,
+      redirect: 'manual',
+      signal: AbortSignal.timeout(timeoutMs),
+      dispatcher: agent,
+    })
+    return response as unknown as Response
+  }
+  return { fetch: fetch as OutgoingFetch, close: () => agent.close() }
+}

@@ -1,0 +1,380 @@
+/**
+ * OAuth 2.0 and OpenID Connect, by oidc-provider: this file is the one place that configures it. A request to one of
+ * its endpoints goes through `middleware`: a transaction is held ready for those that spend or revoke (token-endpoint.ts),
+ * the provider does the protocol, its Adapter is ours (store.ts), and what it declines about our JWT access tokens is
+ * answered by jwt-access-tokens.ts.
+ *
+ * The provider's keys cannot be changed, so a new one is built and swapped in when they do: requests under way finish
+ * on the old one, and everything it needs to know is in the database.
+ */
+import compose from 'koa-compose'
+import type { Context, Middleware, Next } from 'koa'
+import { Provider, type Configuration, type errors, type KoaContextWithOIDC, type Session } from 'oidc-provider'
+import type { Logger } from 'pino'
+import type { Config } from '../config.ts'
+import type { Changes } from '../database/changes.ts'
+import { isDatabaseUnavailable, type Database } from '../database/database.ts'
+import type { KeyRing } from '../signing/key-ring.ts'
+import type { SecretRing } from '../signing/secret-ring.ts'
+import { findUserAccount } from './account.ts'
+import { accessTokenClaims, checkTokenSize } from './claims.ts'
+import { openClientDirectory, type ClientDirectory } from './client-directory.ts'
+import { matchesSecret } from './client-metadata.ts'
+import { endpoints } from './endpoints.ts'
+import { loadGrant } from './grants.ts'
+import { openJwtAccessTokens } from './jwt-access-tokens.ts'
+import { openOutgoing, type OutgoingFetch } from './outgoing.ts'
+import { describeResource, findDefaultResource, openidScopes } from './scopes.ts'
+import { openStore, type Store } from './store.ts'
+import { answerInTransaction } from './token-endpoint.ts'
+import { requestDb } from './token-transaction.ts'
+
+/** The pages that the provider itself must show. */
+export interface ProviderPages {
+  error(
+    ctx: Context,
+    error: { readonly code: string; readonly description: string | undefined; readonly status: number },
+  ): void
+  logout(
+    ctx: Context,
+    form: { readonly action: string; readonly xsrf: string; readonly clientName: string | undefined },
+  ): void
+  signedOut(ctx: Context, client: { readonly name: string; readonly uri: string | undefined } | undefined): void
+  deviceCode(
+    ctx: Context,
+    form: {
+      readonly action: string
+      readonly xsrf: string
+      readonly userCode: string | undefined
+      readonly error: string | undefined
+    },
+  ): void
+  deviceConfirm(
+    ctx: Context,
+    form: {
+      readonly action: string
+      readonly xsrf: string
+      readonly userCode: string
+      readonly clientName: string
+      readonly clientUri: string | undefined
+    },
+  ): void
+  deviceDone(ctx: Context, clientName: string | undefined): void
+}
+
+export interface OAuth {
+  /** Answers the protocol's own endpoints; everything else goes on to `next`. */
+  readonly middleware: Middleware
+  readonly directory: ClientDirectory
+  /** The provider of this moment: ask anew for each request. */
+  provider(): Provider
+  close(): Promise<void>
+}
+
+export interface OAuthParts {
+  readonly config: Config
+  readonly database: Database
+  readonly changes: Changes
+  readonly keyRing: KeyRing
+  readonly secretRing: SecretRing
+  readonly pages: ProviderPages
+  readonly log: Logger
+}
+
+const idTokenSeconds = 3_600
+const interactionSeconds = 3_600
+
+export function openOAuth(parts: OAuthParts): OAuth {
+  const { config, database, changes, keyRing, secretRing, log } = parts
+  const directory = openClientDirectory(() => requestDb(database.db), changes)
+  const store = openStore(database.db, directory, config)
+  const outgoing = openOutgoing({ allowLoopback: !config.isProduction })
+  const jwtAccessTokens = openJwtAccessTokens({ db: database.db, keyRing, issuer: config.issuer })
+
+  const build = () => {
+    const provider = createProvider(parts, directory, store, outgoing.fetch)
+    return { provider, answer: compose(provider.middleware) as unknown as Middleware }
+  }
+  let current = build()
+  const rebuild = () => {
+    current = build()
+    log.debug('the signing keys or secrets changed: the provider was built anew')
+  }
+  const unsubscribe = [keyRing.onChange(rebuild), secretRing.onChange(rebuild)]
+
+  async function middleware(ctx: Context, next: Next): Promise<void> {
+    // One provider answers the whole request, even when the keys change meanwhile.
+    const { answer } = current
+    await answerInTransaction(database.db, ctx, () => answer(ctx, next))
+    await jwtAccessTokens.answerDeclined(ctx as unknown as KoaContextWithOIDC)
+    setCaching(ctx, config.jwksMaxAgeSeconds)
+    answerUnavailable(ctx)
+  }
+
+  return {
+    middleware: middleware as Middleware,
+    directory,
+    provider: () => current.provider,
+    async close() {
+      for (const end of unsubscribe) end()
+      directory.close()
+      await outgoing.close()
+    },
+  }
+}
+
+/** Public documents may be kept, but for less time than a new key is published ahead of its use. */
+function setCaching(ctx: Context, maxAgeSeconds: number): void {
+  if (ctx.status === 200 && ctx.path.startsWith('/.well-known/')) {
+    ctx.set('Cache-Control', `public, max-age=${maxAgeSeconds}`)
+  }
+}
+
+/** A database that is away or busy is nobody's mistake: 503, and when to come back. */
+function answerUnavailable(ctx: Context): void {
+  const cause = ctx.state['serverError'] as unknown
+  if (ctx.status !== 500 || !isDatabaseUnavailable(cause)) return
+  const { body } = ctx
+  ctx.status = 503
+  ctx.set('Retry-After', '1')
+  ctx.body =
+    typeof body === 'object' && body !== null && 'error' in body
+      ? { error: 'temporarily_unavailable', error_description: 'the database did not answer in time: try again' }
+      : body
+}
+
+function createProvider(
+  { config, database, keyRing, secretRing, pages }: OAuthParts,
+  directory: ClientDirectory,
+  store: Store,
+  fetch: OutgoingFetch,
+): Provider {
+  const { db } = database
+  const isHttps = config.issuer.startsWith('https:')
+  const cookie = { httpOnly: true, sameSite: 'lax', secure: isHttps, signed: true, overwrite: true } as const
+
+  const configuration: Configuration = {
+    adapter: store.adapter,
+    jwks: { keys: keyRing.signingKeys() } as NonNullable<Configuration['jwks']>,
+    routes: endpoints,
+    cookies: {
+      keys: secretRing.all('cookies').map((secret) => secret.toString('base64url')),
+      // __Host- binds a cookie to this host and path /; those of one interaction have its path (RFC 6265bis §4.1.3).
+      names: isHttps
+        ? { session: '__Host-session', interaction: '__Secure-interaction', resume: '__Secure-resume' }
+        : { session: 'session', interaction: 'interaction', resume: 'resume' },
+      long: cookie,
+      short: cookie,
+    },
+    features: {
+      devInteractions: { enabled: false },
+      clientCredentials: { enabled: true },
+      introspection: {
+        enabled: true,
+        // A public client proves nothing about itself, so it learns about its own tokens only.
+        allowedPolicy: (_ctx, client, token) =>
+          client.clientAuthMethod !== 'none' || token.clientId === client.clientId,
+      },
+      revocation: { enabled: true, allowedPolicy: (_ctx, client, token) => token.clientId === client.clientId },
+      userinfo: { enabled: true },
+      dPoP: { enabled: true },
+      pushedAuthorizationRequests: { enabled: true },
+      backchannelLogout: { enabled: true },
+      claimsParameter: { enabled: true },
+      deviceFlow: {
+        enabled: config.deviceFlow,
+        userCodeInputSource: (ctx, _form, out, error) => {
+          const { xsrf, action } = formOf(ctx, _form)
+          const code = error === undefined ? undefined : (out?.error ?? error.name)
+          pages.deviceCode(ctx, {
+            action,
+            xsrf,
+            userCode: ctx.oidc.params?.['user_code'] as string | undefined,
+            error: code,
+          })
+        },
+        userCodeConfirmSource: (ctx, _form, client, _device, userCode) => {
+          const { xsrf, action } = formOf(ctx, _form)
+          const { clientName = client.clientId, clientUri } = client
+          pages.deviceConfirm(ctx, { action, xsrf, userCode, clientName, clientUri })
+        },
+        successSource: (ctx) => pages.deviceDone(ctx, ctx.oidc.client?.clientName),
+      },
+      resourceIndicators: {
+        enabled: true,
+        defaultResource: ((
+          ctx: KoaContextWithOIDC,
+          client: Parameters<typeof findDefaultResource>[2],
+          oneOf?: string[],
+        ) => findDefaultResource(directory, ctx, client, oneOf)) as never,
+        getResourceServerInfo: (ctx, resource, client) => describeResource(directory, ctx, resource, client),
+        useGrantedResource: () => true,
+      },
+      rpInitiatedLogout: {
+        enabled: true,
+        logoutSource: (ctx, form) => {
+          pages.logout(ctx, { ...formOf(ctx, form), clientName: ctx.oidc.client?.clientName })
+        },
+        postLogoutSuccessSource: (ctx) => {
+          const { client } = ctx.oidc
+          pages.signedOut(
+            ctx,
+            client === undefined ? undefined : { name: client.clientName ?? client.clientId, uri: client.clientUri },
+          )
+        },
+      },
+    },
+    responseTypes: ['code'],
+    // No implicit, no hybrid, no password grant (RFC 9700 §2.1.2, §2.4).
+    scopes: [...openidScopes],
+    claims: {
+      acr: null,
+      auth_time: null,
+      iss: null,
+      sid: null,
+      openid: ['sub'],
+      profile: [
+        'birthdate',
+        'family_name',
+        'gender',
+        'given_name',
+        'locale',
+        'middle_name',
+        'name',
+        'nickname',
+        'picture',
+        'preferred_username',
+        'profile',
+        'updated_at',
+        'website',
+        'zoneinfo',
+      ],
+      email: ['email', 'email_verified'],
+      address: ['address'],
+      phone: ['phone_number', 'phone_number_verified'],
+    },
+    acrValues: [passwordAcr],
+    clientAuthMethods: ['client_secret_basic', 'client_secret_post', 'private_key_jwt', 'none'],
+    // Only S256 exists in the provider; `plain` is refused.
+    pkce: { required: (_ctx, client) => client['requirePkce'] !== false },
+    extraClientMetadata: { properties: ['require_pkce'], validator: () => undefined },
+    allowOmittingSingleRegisteredRedirectUri: false,
+    clockTolerance: 15,
+    clientBasedCORS: (_ctx, origin, client) =>
+      (client.redirectUris ?? []).some((uri) => URL.parse(uri)?.origin === origin),
+    enabledJWA: {
+      idTokenSigningAlgValues: ['RS256'],
+      clientAuthSigningAlgValues: ['RS256', 'PS256', 'ES256', 'EdDSA', 'Ed25519'],
+      dPoPSigningAlgValues: ['RS256', 'PS256', 'ES256', 'EdDSA', 'Ed25519'],
+    },
+    enableHttpPostMethods: true,
+    findAccount: (_ctx, id) => findUserAccount(requestDb(db), id),
+    loadExistingGrant: (ctx) => loadGrant(db, directory, ctx),
+    extraTokenClaims: (ctx, token) => accessTokenClaims(directory, ctx, token),
+    formats: {
+      bitsOfOpaqueRandomness: 256,
+      customizers: { jwt: (_ctx, _token, jwt) => checkTokenSize(jwt.payload, config.accessTokenMaxBytes) },
+    },
+    // A client that may refresh gets a refresh token; offline_access decides whether it survives sign-out.
+    issueRefreshToken: (_ctx, client) => client.grantTypeAllowed('refresh_token'),
+    rotateRefreshToken: true,
+    expiresWithSession: (_ctx, token) => !(token.scope ?? '').split(' ').includes('offline_access'),
+    interactions: { url: (_ctx, interaction) => `/interaction/${interaction.uid}` },
+    renderError: (ctx, out, error) => {
+      const isAway = isDatabaseUnavailable(error)
+      if (isAway) ctx.set('Retry-After', '1')
+      ctx.status = isAway ? 503 : ctx.status
+      pages.error(ctx, {
+        code: isAway ? 'temporarily_unavailable' : out.error,
+        description: out.error_description,
+        status: ctx.status,
+      })
+    },
+    assertJwtClientAuthClaimsAndHeader: (ctx, claims) => {
+      // An assertion is for one request (RFC 7523 §3): one that lives long is a password in a URL.
+      if (typeof claims['exp'] !== 'number' || claims['exp'] > Date.now() / 1_000 + maxAssertionSeconds) {
+        ctx.throw(401, 'invalid_client', { error_description: 'the client assertion lives too long' })
+      }
+    },
+    fetch: fetch as unknown as NonNullable<Configuration['fetch']>,
+    ttl: {
+      AccessToken: (_ctx, token) => token.resourceServer?.accessTokenTTL ?? 900,
+      ClientCredentials: (_ctx, token) => token.resourceServer?.accessTokenTTL ?? 900,
+      AuthorizationCode: 60,
+      IdToken: idTokenSeconds,
+      Interaction: interactionSeconds,
+      DeviceCode: 600,
+      PushedAuthorizationRequest: 60,
+      // Absolute: a successor ends when its predecessor would have.
+      RefreshToken: (ctx) =>
+        ctx?.oidc?.entities.RotatedRefreshToken?.remainingTTL ?? config.refreshTokenLifetimeSeconds,
+      Grant: config.refreshTokenLifetimeSeconds + config.sessionAbsoluteSeconds,
+      Session: (_ctx, session) => sessionSeconds(session, config),
+    },
+  }
+
+  const provider = new Provider(config.issuer, configuration)
+  adjust(provider, directory, store)
+  return provider
+}
+
+/** How the person signed in, for `acr` (RFC 9068 §2.2.1). */
+export const passwordAcr = 'urn:latchkey:acr:password'
+
+const maxAssertionSeconds = 90
+
+/** Idle time starts anew with every use; the absolute end does not move. */
+function sessionSeconds(session: Session, config: Config): number {
+  const now = Math.floor(Date.now() / 1_000)
+  const absolute = (session.loginTs ?? now) + config.sessionAbsoluteSeconds - now
+  return Math.max(1, Math.min(config.sessionIdleSeconds, absolute))
+}
+
+/** What the configuration has no word for. */
+function adjust(provider: Provider, directory: ClientDirectory, store: Store): void {
+  // Secrets are hashed, so the comparison is ours; the default would compare with what is stored.
+  provider.Client.prototype.compareClientSecret = async function compareClientSecret(candidate) {
+    const client = await directory.findClient(this.clientId)
+    return client !== undefined && matchesSecret(client, candidate)
+  }
+  // Every session has one `sid`, the same in ID, access and logout tokens of all clients.
+  provider.Client.prototype.includeSid = () => true
+  provider.Session.prototype.ensureClientContainer = function ensureClientContainer(clientId: string) {
+    if (this.sidFor(clientId) === undefined) this.sidFor(clientId, this.uid)
+  }
+  // One INSERT decides; the default looks first and writes later, so that parallel replays pass.
+  Object.defineProperty(provider.ReplayDetection, 'unique', {
+    value: (issuer: string, jti: string, exp: number) => store.isFirstUse(issuer, jti, exp),
+  })
+  // The counter by which "sign out everywhere" kills sessions and families travels with them.
+  for (const model of [provider.Session, provider.Grant] as unknown as { IN_PAYLOAD: string[] }[]) {
+    const members = [...model.IN_PAYLOAD, 'signInVersion']
+    Object.defineProperty(model, 'IN_PAYLOAD', { get: () => members })
+  }
+  // A client assertion is for the issuer and nothing else (draft-ietf-oauth-rfc7523bis; CVE-2025-27370).
+  provider.OIDCContext.prototype.clientJwtAuthExpectedAudience = function clientJwtAuthExpectedAudience() {
+    return new Set([this.issuer])
+  }
+
+  provider.on('server_error', (ctx, error) => {
+    ctx.state['serverError'] = error
+  })
+  // What the client is told is general; the log says which check it was.
+  const remember = (ctx: KoaContextWithOIDC, error: errors.OIDCProviderError) => {
+    ctx.state['errorMessage'] = `${error.error}: ${error.error_detail ?? error.error_description ?? ''}`
+  }
+  provider.on('authorization.error', remember)
+  provider.on('grant.error', remember)
+  provider.on('userinfo.error', remember)
+  provider.on('introspection.error', remember)
+  provider.on('revocation.error', remember)
+  provider.on('pushed_authorization_request.error', remember)
+  provider.on('end_session.error', remember)
+}
+
+/** The provider hands over a form; our page makes its own from the two things in it. */
+function formOf(ctx: KoaContextWithOIDC, form: string): { action: string; xsrf: string } {
+  const action = /action="([^"]+)"/.exec(form)?.[1] ?? ctx.oidc.urlFor('end_session_confirm')
+  const secret = (ctx.oidc.session?.state as { secret?: string } | undefined)?.secret
+  return { action, xsrf: secret ?? '' }
+}

@@ -1,0 +1,228 @@
+/**
+ * oidc-provider's Adapter over the artifacts table: sessions, interactions, grants, codes and tokens. What is handed
+ * out is never stored: rows are keyed by its SHA-256. Single use is one conditional UPDATE, since the provider checks
+ * `consumed` and only later calls `consume()`, whose result it ignores. A session or grant is dead as soon as its
+ * person is disabled or has signed out everywhere, whatever its own row says.
+ */
+import { createHash } from 'node:crypto'
+import { sql } from 'kysely'
+import { errors, type Adapter, type AdapterPayload } from 'oidc-provider'
+import type { Actor } from '../audit/audit.ts'
+import type { Db } from '../database/database.ts'
+import { clientMetadata, isPublicClient } from './client-metadata.ts'
+import type { ClientDirectory } from './client-directory.ts'
+import { revokeFamily } from './families.ts'
+import { findTokenTransaction, requestDb } from './token-transaction.ts'
+
+export interface StoreSettings {
+  readonly refreshReplayPublicSeconds: number
+  readonly refreshReplayConfidentialSeconds: number
+}
+
+export interface Store {
+  readonly adapter: new (kind: string) => Adapter
+  /** One INSERT decides whether a proof or assertion was seen before (RFC 7523 §3, RFC 9449 §11.1). */
+  isFirstUse(issuer: string, jti: string, expiresAtSeconds: number): Promise<boolean>
+}
+
+/** The id of an artifact at rest. A Grant is no credential: its id stands in tokens as `grant_id`. */
+export function artifactId(kind: string, value: string): string {
+  return kind === 'Grant' ? value : createHash('sha256').update(value).digest('base64url')
+}
+
+export function openStore(db: Db, directory: ClientDirectory, settings: StoreSettings): Store {
+  class ArtifactStore implements Adapter {
+    readonly #kind: string
+
+    constructor(kind: string) {
+      this.#kind = kind
+    }
+
+    async upsert(id: string, payload: AdapterPayload, expiresIn?: number): Promise<void> {
+      const kind = this.#kind
+      const stored = forStorage(kind, payload)
+      const grantId = kind === 'Grant' ? id : (payload.grantId ?? null)
+      const userId = payload.accountId ?? null
+      const signInVersion = typeof payload['signInVersion'] === 'number' ? payload['signInVersion'] : null
+      // A grant that was revoked meanwhile must not come back by being saved once more.
+      const { numAffectedRows } = await sql`
+        INSERT INTO artifacts (kind, id, grant_id, session_uid, user_id, client_id, user_code, sign_in_version, payload, expires_at)
+        SELECT ${kind}, ${artifactId(kind, id)}, ${grantId}, ${sessionUid(kind, payload)}, ${userId}, ${payload.clientId ?? null},
+          ${payload.userCode ?? null},
+          coalesce(${signInVersion}::integer, (SELECT sign_in_version FROM users WHERE id = ${userId})),
+          ${JSON.stringify(stored)}::jsonb, now() + make_interval(secs => ${expiresIn ?? 0})
+        WHERE ${kind} <> 'Grant' OR NOT EXISTS (SELECT 1 FROM revocations WHERE kind = 'grant' AND subject = ${id})
+        ON CONFLICT (kind, id) DO UPDATE SET payload = excluded.payload, expires_at = excluded.expires_at`.execute(
+        requestDb(db),
+      )
+      if (numAffectedRows === 0n) throw new errors.AccessDenied('this authorization has just been withdrawn')
+    }
+
+    async find(id: string): Promise<AdapterPayload | undefined> {
+      const kind = this.#kind
+      if (kind === 'Client') return findClientMetadata(id)
+      const transaction = findTokenTransaction()
+      if (kind === 'RefreshToken' || kind === 'AuthorizationCode') await transaction?.beforeFinding()
+      // Inside a token request the Grant row is the family's lock, whoever comes first.
+      const lock = kind === 'Grant' && transaction?.trx !== undefined ? sql`FOR UPDATE OF a` : sql``
+      const { rows } = await sql<ArtifactRow>`
+        SELECT a.payload, a.consumed_at AS "consumedAt", a.sign_in_version AS "signInVersion",
+          extract(epoch FROM now() - a.consumed_at)::float8 AS "consumedSecondsAgo"
+        FROM artifacts a LEFT JOIN users u ON u.id = a.user_id
+        WHERE a.kind = ${kind} AND a.id = ${artifactId(kind, id)} AND a.expires_at > now()
+          AND (a.user_id IS NULL OR (u.account_status = 'active' AND u.sign_in_version = a.sign_in_version))
+        ${lock}`.execute(requestDb(db))
+      return rows[0] === undefined ? undefined : fromStorage(kind, rows[0], id)
+    }
+
+    async findByUid(uid: string): Promise<AdapterPayload | undefined> {
+      const { rows } = await sql<ArtifactRow>`
+        SELECT a.payload, a.consumed_at AS "consumedAt", a.sign_in_version AS "signInVersion"
+        FROM artifacts a JOIN users u ON u.id = a.user_id
+        WHERE a.kind = ${this.#kind} AND a.session_uid = ${uid} AND a.expires_at > now()
+          AND u.account_status = 'active' AND u.sign_in_version = a.sign_in_version`.execute(requestDb(db))
+      return rows[0] === undefined ? undefined : fromStorage(this.#kind, rows[0])
+    }
+
+    async findByUserCode(userCode: string): Promise<AdapterPayload | undefined> {
+      const { rows } = await sql<ArtifactRow>`
+        SELECT payload, consumed_at AS "consumedAt", sign_in_version AS "signInVersion"
+        FROM artifacts WHERE kind = ${this.#kind} AND user_code = ${userCode} AND expires_at > now()`.execute(
+        requestDb(db),
+      )
+      return rows[0] === undefined ? undefined : fromStorage(this.#kind, rows[0])
+    }
+
+    async consume(id: string): Promise<void> {
+      const kind = this.#kind
+      const tokenId = artifactId(kind, id)
+      const transaction = findTokenTransaction()
+      if (kind === 'RefreshToken') await transaction?.beforeSpending()
+      const { rows } = await sql<{ grantId: string | null; clientId: string; isBound: boolean }>`
+        UPDATE artifacts SET consumed_at = now()
+        WHERE kind = ${kind} AND id = ${tokenId} AND consumed_at IS NULL
+        RETURNING grant_id AS "grantId", client_id AS "clientId", (payload ? 'jkt') AS "isBound"`.execute(requestDb(db))
+      const [row] = rows
+      if (row !== undefined) {
+        if (kind === 'RefreshToken' && transaction !== undefined && row.grantId !== null) {
+          const replaySeconds = await replayWindow(row.clientId, row.isBound)
+          transaction.spent = { tokenId, grantId: row.grantId, replaySeconds }
+        }
+        return
+      }
+      if (kind === 'PushedAuthorizationRequest') throw new errors.InvalidRequest('this request_uri was already used')
+      const grantId = await this.#grantOf(tokenId)
+      if (kind === 'RefreshToken' && transaction !== undefined && grantId !== undefined) {
+        transaction.lost = { tokenId, grantId }
+      } else if (kind === 'AuthorizationCode' && transaction !== undefined && grantId !== undefined) {
+        // RFC 6749 §4.1.2: a code used twice has leaked, so what was issued for it goes too.
+        await transaction.revokeFamily(storeActor, { grantId, reason: 'authorization code used twice' })
+      }
+      throw new errors.InvalidGrant(`this ${kind} was already used`)
+    }
+
+    async #grantOf(tokenId: string): Promise<string | undefined> {
+      const row = await requestDb(db)
+        .selectFrom('artifacts')
+        .select('grant_id')
+        .where('kind', '=', this.#kind)
+        .where('id', '=', tokenId)
+        .executeTakeFirst()
+      return row?.grant_id ?? undefined
+    }
+
+    async destroy(id: string): Promise<void> {
+      const kind = this.#kind
+      const transaction = findTokenTransaction()
+      if (kind === 'Grant') return this.revokeByGrantId(id)
+      // The provider then revokes its family, by the family's lock; deleting this row first could deadlock with a refresh.
+      if (kind === 'RefreshToken' && transaction !== undefined) return
+      if (kind === 'AccessToken' && transaction !== undefined) transaction.revokedOneToken = true
+      if (kind === 'Session') await transaction?.begin()
+      await requestDb(db)
+        .deleteFrom('artifacts')
+        .where('kind', '=', kind)
+        .where('id', '=', artifactId(kind, id))
+        .execute()
+    }
+
+    /** The provider calls this once for each kind of token: the first call ends the family, the others find it gone. */
+    async revokeByGrantId(grantId: string): Promise<void> {
+      const transaction = findTokenTransaction()
+      if (transaction?.revokedOneToken === true) return
+      if (transaction !== undefined) {
+        await transaction.revokeFamily(storeActor, { grantId, reason: transaction.revocationReason })
+      } else {
+        await db.transaction().execute((trx) => revokeFamily(trx, storeActor, { grantId, reason: 'revoked' }))
+      }
+    }
+  }
+
+  async function findClientMetadata(id: string): Promise<AdapterPayload | undefined> {
+    const entry = await directory.findClient(id)
+    // A disabled client is an unknown one, at every endpoint.
+    return entry === undefined || entry.row.status !== 'active' ? undefined : clientMetadata(entry)
+  }
+
+  async function replayWindow(clientId: string, isSenderConstrained: boolean): Promise<number> {
+    const entry = await directory.findClient(clientId)
+    const isPublic = entry === undefined || isPublicClient(entry)
+    return isPublic && !isSenderConstrained
+      ? settings.refreshReplayPublicSeconds
+      : settings.refreshReplayConfidentialSeconds
+  }
+
+  async function fromStorage(kind: string, row: ArtifactRow, id?: string): Promise<AdapterPayload> {
+    const payload: AdapterPayload = { ...row.payload, ...(id === undefined ? {} : { jti: id }) }
+    if (row.signInVersion !== null) payload['signInVersion'] = row.signInVersion
+    if (row.consumedAt === null) return payload
+    if (kind === 'RefreshToken' && row.consumedSecondsAgo !== undefined) {
+      const replaySeconds = await replayWindow(payload.clientId ?? '', payload['jkt'] !== undefined)
+      // Inside the window it looks unspent: consume() then tells the loser apart, after every other check has run.
+      if (row.consumedSecondsAgo <= replaySeconds) return payload
+    }
+    const transaction = findTokenTransaction()
+    if (transaction !== undefined) transaction.revocationReason = `${kind} used twice`
+    return { ...payload, consumed: Math.floor(row.consumedAt.getTime() / 1_000) }
+  }
+
+  return {
+    adapter: ArtifactStore,
+    async isFirstUse(issuer, jti, expiresAtSeconds) {
+      const id = createHash('sha256')
+        .update(JSON.stringify([issuer, jti]))
+        .digest('base64url')
+      const { rows } = await sql<{ id: string }>`
+        INSERT INTO artifacts (kind, id, payload, expires_at)
+        VALUES ('ReplayDetection', ${id}, '{}', to_timestamp(${expiresAtSeconds}))
+        ON CONFLICT (kind, id) DO UPDATE SET expires_at = excluded.expires_at WHERE artifacts.expires_at < now()
+        RETURNING id`.execute(requestDb(db))
+      return rows.length === 1
+    },
+  }
+}
+
+interface ArtifactRow {
+  payload: Record<string, unknown>
+  consumedAt: Date | null
+  signInVersion: number | null
+  consumedSecondsAgo?: number
+}
+
+const storeActor: Actor = { type: 'system', id: 'token-endpoint' }
+
+function sessionUid(kind: string, payload: AdapterPayload): string | null {
+  return (kind === 'Session' ? payload.uid : payload.sessionUid) ?? null
+}
+
+/** Strips what must not rest in the database: the value itself, and the session cookie that an interaction carries. */
+function forStorage(kind: string, payload: AdapterPayload): Record<string, unknown> {
+  const { jti: _value, signInVersion: _column, ...stored } = payload
+  if (kind === 'Interaction' && typeof stored['session'] === 'object' && stored['session'] !== null) {
+    const { cookie: _cookie, ...session } = stored['session'] as Record<string, unknown>
+    stored['session'] = session
+  }
+  // The session ends with sign-out, which ends its families by name; it must not end them by falling idle.
+  delete stored['expiresWithSession']
+  return stored
+}

@@ -1,0 +1,139 @@
+/**
+ * The transaction around requests that spend or revoke: begun by the store when needed, and ended here by what the
+ * provider answered. A success is committed with its sealed reply and audit row; a refusal is committed too, since what
+ * it did must stay done (reuse ends the family), except that a refresh token is un-spent by a refusal that is not about
+ * reuse; a failure is rolled back.
+ */
+import type { Context } from 'koa'
+import type { KoaContextWithOIDC } from 'oidc-provider'
+import { writeAudit, type Actor } from '../audit/audit.ts'
+import type { Db } from '../database/database.ts'
+import { revoke } from '../revocation/revocations.ts'
+import { endpoints } from './endpoints.ts'
+import { findReply, hashRefreshRequest, storeReply, type TokenReply } from './refresh-replies.ts'
+import { runInTokenTransaction, TokenTransaction } from './token-transaction.ts'
+
+export async function answerInTransaction(db: Db, ctx: Context, answer: () => Promise<void>): Promise<void> {
+  const reason = ctx.method === 'POST' ? spendingRoutes.get(ctx.path) : undefined
+  if (reason === undefined) return answer()
+  const transaction = new TokenTransaction(db, {
+    beginsOnFinding: ctx.path === endpoints.token,
+    revocationReason: reason,
+  })
+  await runInTokenTransaction(transaction, async () => {
+    try {
+      await answer()
+      await settle(transaction, ctx as unknown as KoaContextWithOIDC)
+      // If this fails, the answer must not go out: Koa then sends 500 or 503 instead.
+      await (ctx.status < 500 ? transaction.commit() : transaction.rollback())
+    } catch (error) {
+      await transaction.rollback().catch(() => undefined)
+      throw error
+    }
+  })
+}
+
+const spendingRoutes: ReadonlyMap<string, string> = new Map([
+  [endpoints.token, 'revoked'],
+  [endpoints.revocation, 'revoked by its client'],
+  [`${endpoints.end_session}/confirm`, 'signed out'],
+])
+
+async function settle(transaction: TokenTransaction, ctx: KoaContextWithOIDC): Promise<void> {
+  const session = ctx.path.startsWith(endpoints.end_session) ? ctx.oidc?.session : undefined
+  if (
+    session !== undefined &&
+    'destroyed' in session &&
+    session.destroyed === true &&
+    session.accountId !== undefined
+  ) {
+    await recordSignOut(transaction, ctx, session.uid, session.accountId)
+  }
+  if (transaction.trx === undefined || ctx.status >= 500) return
+  if (ctx.status !== 200) {
+    if (transaction.lost !== undefined) await answerTheLoser(transaction, ctx, transaction.lost)
+    else await transaction.unspend()
+    return
+  }
+  if (ctx.path === endpoints.token) await recordIssue(transaction, ctx)
+}
+
+async function recordSignOut(
+  transaction: TokenTransaction,
+  ctx: KoaContextWithOIDC,
+  sessionUid: string,
+  userId: string,
+): Promise<void> {
+  const trx = await transaction.begin()
+  const actor: Actor = { type: 'user', id: userId, requestId: requestId(ctx) }
+  await revoke(trx, { kind: 'session', subject: sessionUid, reason: 'signed out' })
+  await writeAudit(trx, actor, { action: 'session.ended', target: { type: 'session', id: sessionUid } })
+}
+
+async function recordIssue(transaction: TokenTransaction, ctx: KoaContextWithOIDC): Promise<void> {
+  const { trx, spent } = transaction
+  const { client, account } = ctx.oidc
+  if (trx === undefined || client === undefined) return
+  const grantId = ctx.oidc.entities.Grant?.jti ?? spent?.grantId ?? ''
+  if (spent !== undefined && spent.replaySeconds > 0) {
+    await storeReply(trx, {
+      ...spent,
+      refreshToken: presentedToken(ctx),
+      requestHash: hashRefreshRequest(ctx.oidc.params ?? {}),
+      reply: ctx.body as TokenReply,
+    })
+  }
+  await writeAudit(
+    trx,
+    { type: 'client', id: client.clientId, onBehalfOf: account?.accountId, requestId: requestId(ctx) },
+    {
+      action: spent === undefined ? 'grant.token-issued' : 'grant.token-refreshed',
+      target: { type: 'grant', id: grantId },
+      details: { scope: (ctx.body as { scope?: string }).scope ?? '' },
+    },
+  )
+}
+
+/**
+ * The loser of a race waited for the winner on the family's lock, so the winner's reply is there by now. If it is not,
+ * the window has closed meanwhile, and using a spent token is reuse (RFC 9700 §4.14.2).
+ */
+async function answerTheLoser(
+  transaction: TokenTransaction,
+  ctx: KoaContextWithOIDC,
+  lost: { readonly tokenId: string; readonly grantId: string },
+): Promise<void> {
+  const { trx } = transaction
+  if (trx === undefined) return
+  const found = await findReply(trx, {
+    tokenId: lost.tokenId,
+    refreshToken: presentedToken(ctx),
+    requestHash: hashRefreshRequest(ctx.oidc.params ?? {}),
+  })
+  if (found === 'other request') {
+    ctx.body = {
+      error: 'invalid_grant',
+      error_description:
+        'this refresh token was exchanged a moment ago for another scope or resource: use the refresh token of that answer',
+    }
+  } else if (found === undefined) {
+    await transaction.revokeFamily(
+      { type: 'system', id: 'token-endpoint', requestId: requestId(ctx) },
+      { grantId: lost.grantId, reason: 'RefreshToken used twice' },
+    )
+  } else {
+    ctx.status = 200
+    ctx.body = found.reply
+  }
+}
+
+function presentedToken(ctx: KoaContextWithOIDC): string {
+  const token = ctx.oidc.params?.['refresh_token']
+  if (typeof token !== 'string') throw new Error('a refresh without its token')
+  return token
+}
+
+function requestId(ctx: KoaContextWithOIDC): string | undefined {
+  const id: unknown = ctx.state['requestId']
+  return typeof id === 'string' ? id : undefined
+}

@@ -1,0 +1,110 @@
+/**
+ * One request, one transaction: consuming a code or refresh token, its successor, the sealed reply, audit and
+ * revocations are committed together or not at all, so that no crash between two of them spends a token twice or loses
+ * a family.
+ *
+ * The transaction begins late, at the first look at a code or refresh token: a body that never ends, or a client that
+ * fails to authenticate, must not hold a connection. From then on every query of the request goes through `db()`; on
+ * PGlite, whose one connection the transaction holds, any other way would wait for ever. This is the only ambient
+ * transaction, and it stays in this folder.
+ */
+import { AsyncLocalStorage } from 'node:async_hooks'
+import type { ControlledTransaction } from 'kysely'
+import type { Actor } from '../audit/audit.ts'
+import type { Db, Trx } from '../database/database.ts'
+import type { Tables } from '../database/tables.ts'
+import { revokeFamily, type RevokeFamily } from './families.ts'
+
+/** What the store and the endpoint tell each other about the request under way. */
+export class TokenTransaction {
+  readonly #db: Db
+  #trx: ControlledTransaction<Tables> | undefined
+  #beginning: Promise<ControlledTransaction<Tables>> | undefined
+  #afterSpending: ControlledTransaction<Tables, ['spend']> | undefined
+
+  /** The refresh token this request spent: its id at rest, its family, and how long it may ask again, in seconds. */
+  spent: { readonly tokenId: string; readonly grantId: string; readonly replaySeconds: number } | undefined
+  /** The refresh token this request found already spent by another, inside the replay window. */
+  lost: { readonly tokenId: string; readonly grantId: string } | undefined
+  /** A single opaque access token was revoked: the rest of its family lives on. */
+  revokedOneToken = false
+  /** What the audit record says when this request ends a family. */
+  revocationReason: string
+  readonly #beginsOnFinding: boolean
+  readonly #revoked = new Set<string>()
+  #revoking: Promise<unknown> = Promise.resolve()
+
+  /**
+   * @param options.beginsOnFinding true at the token endpoint, where looking at a code or refresh token is the first
+   *   step to spending it
+   */
+  constructor(db: Db, options: { readonly beginsOnFinding: boolean; readonly revocationReason: string }) {
+    this.#db = db
+    this.#beginsOnFinding = options.beginsOnFinding
+    this.revocationReason = options.revocationReason
+  }
+
+  get trx(): Trx | undefined {
+    return this.#trx
+  }
+
+  async begin(): Promise<Trx> {
+    this.#beginning ??= this.#db.startTransaction().execute()
+    this.#trx = await this.#beginning
+    return this.#trx
+  }
+
+  async beforeFinding(): Promise<void> {
+    if (this.#beginsOnFinding) await this.begin()
+  }
+
+  /** Ends a family once, however many of its kinds of token the provider asks for at the same time. */
+  async revokeFamily(actor: Actor, family: RevokeFamily): Promise<void> {
+    if (this.#revoked.has(family.grantId)) return void (await this.#revoking)
+    this.#revoked.add(family.grantId)
+    const trx = this.begin()
+    // One after the other: a connection takes one statement at a time.
+    this.#revoking = Promise.all([trx, this.#revoking]).then(([trx]) => revokeFamily(trx, actor, family))
+    await this.#revoking
+  }
+
+  /** Marks the moment before a refresh token is spent: a refusal that is not about reuse goes back to it. */
+  async beforeSpending(): Promise<void> {
+    if (this.#trx !== undefined) this.#afterSpending = await this.#trx.savepoint('spend').execute()
+  }
+
+  async unspend(): Promise<void> {
+    if (this.#afterSpending === undefined) return
+    await this.#afterSpending.rollbackToSavepoint('spend').execute()
+    this.#afterSpending = undefined
+    this.spent = undefined
+  }
+
+  async commit(): Promise<void> {
+    const trx = this.#trx
+    this.#trx = undefined
+    await trx?.commit().execute()
+  }
+
+  async rollback(): Promise<void> {
+    const trx = this.#trx
+    this.#trx = undefined
+    await trx?.rollback().execute()
+  }
+}
+
+const storage = new AsyncLocalStorage<TokenTransaction>()
+
+/** The transaction of the request under way, begun or not. */
+export function findTokenTransaction(): TokenTransaction | undefined {
+  return storage.getStore()
+}
+
+export function runInTokenTransaction<T>(transaction: TokenTransaction, work: () => Promise<T>): Promise<T> {
+  return storage.run(transaction, work)
+}
+
+/** Where this request's queries go: its transaction once begun, else the database. */
+export function requestDb(db: Db): Db {
+  return storage.getStore()?.trx ?? db
+}
