@@ -1,0 +1,262 @@
+/**
+ * Roles: what a person may do at each resource, by name. A person's permissions are those of all their roles together.
+ * Whoever loses a role or a permission gets a new token_version, so that the tokens that still speak of it are dead in
+ * every service at once; their sessions live on. Which resources and permissions exist is oauth/resources.ts's to say.
+ */
+import { sql, type Selectable } from 'kysely'
+import { z } from 'zod'
+import { writeAudit, type Actor } from '../audit/audit.ts'
+import type { Db, Trx } from '../database/database.ts'
+import type { RolesTable } from '../database/tables.ts'
+import { parseInput, Problem } from '../problems.ts'
+import { revoke } from '../revocation/revocations.ts'
+
+/** What may be done (`type:action`, which is also the scope) at which resource. */
+export const permissionSchema = z.strictObject({
+  resource: z.string().min(1).max(512),
+  permission: z
+    .string()
+    .max(128)
+    .regex(/^[a-z][a-z0-9_-]*:[a-z][a-z0-9_-]*$/, 'must be type:action in lower case, such as models:read'),
+})
+export type Permission = z.infer<typeof permissionSchema>
+
+export type Role = Selectable<RolesTable> & {
+  readonly permissions: readonly Permission[]
+  /** how many people have it */
+  readonly users: number
+}
+
+const roleName = z
+  .string()
+  .max(64)
+  .regex(/^[a-z][a-z0-9_-]*$/, 'must be lower-case letters, digits, _ and -, beginning with a letter')
+const userId = z.string().min(1).max(128)
+
+export const createRoleSchema = z.strictObject({
+  name: roleName,
+  description: z.string().max(500).default(''),
+  permissions: z.array(permissionSchema).max(1_000).default([]),
+})
+
+/** @throws Problem when the name is taken, or when a permission does not exist */
+export async function createRole(trx: Trx, actor: Actor, input: z.input<typeof createRoleSchema>): Promise<Role> {
+  const { name, description, permissions } = parseInput(createRoleSchema, input)
+  await requirePermissions(trx, permissions)
+  const { numInsertedOrUpdatedRows } = await trx
+    .insertInto('roles')
+    .values({ name, description })
+    .onConflict((conflict) => conflict.doNothing())
+    .executeTakeFirstOrThrow()
+  if (numInsertedOrUpdatedRows === 0n) throw new Problem('CONFLICT', `There is already a role ${name}.`)
+  if (permissions.length > 0) {
+    await trx
+      .insertInto('role_permissions')
+      .values(permissions.map(({ resource, permission }) => ({ role: name, resource, permission })))
+      .onConflict((conflict) => conflict.doNothing())
+      .execute()
+  }
+  await writeAudit(trx, actor, { action: 'role.created', target: { type: 'role', id: name }, details: { permissions } })
+  return getRole(trx, name)
+}
+
+/** Everyone who had it loses it. @throws Problem when there is no such role */
+export async function deleteRole(trx: Trx, actor: Actor, input: { name: string }): Promise<void> {
+  const { name } = parseInput(z.strictObject({ name: roleName }), input)
+  await lockRole(trx, name)
+  const users = await endTokensOfHolders(trx, name, `role ${name} deleted`)
+  await trx.deleteFrom('roles').where('name', '=', name).execute()
+  await writeAudit(trx, actor, { action: 'role.deleted', target: { type: 'role', id: name }, details: { users } })
+}
+
+const rolePermissionSchema = permissionSchema.extend({ role: roleName })
+
+/**
+ * @returns false when the role had the permission already
+ * @throws Problem when there is no such role or permission
+ */
+export async function grantPermission(
+  trx: Trx,
+  actor: Actor,
+  input: z.input<typeof rolePermissionSchema>,
+): Promise<boolean> {
+  const { role, resource, permission } = parseInput(rolePermissionSchema, input)
+  await lockRole(trx, role)
+  await requirePermissions(trx, [{ resource, permission }])
+  const { numInsertedOrUpdatedRows } = await trx
+    .insertInto('role_permissions')
+    .values({ role, resource, permission })
+    .onConflict((conflict) => conflict.doNothing())
+    .executeTakeFirstOrThrow()
+  if (numInsertedOrUpdatedRows === 0n) return false
+  await touchRole(trx, role)
+  await writeAudit(trx, actor, {
+    action: 'role.permission-granted',
+    target: { type: 'role', id: role },
+    details: { resource, permission },
+  })
+  return true
+}
+
+/**
+ * Everyone who has the role gets new tokens, also those who keep the permission by another role: who does cannot be said
+ * while that other role may be changing too.
+ * @returns false when the role did not have the permission
+ * @throws Problem when there is no such role
+ */
+export async function revokePermission(
+  trx: Trx,
+  actor: Actor,
+  input: z.input<typeof rolePermissionSchema>,
+): Promise<boolean> {
+  const { role, resource, permission } = parseInput(rolePermissionSchema, input)
+  await lockRole(trx, role)
+  const { numDeletedRows } = await trx
+    .deleteFrom('role_permissions')
+    .where('role', '=', role)
+    .where('resource', '=', resource)
+    .where('permission', '=', permission)
+    .executeTakeFirstOrThrow()
+  if (numDeletedRows === 0n) return false
+  const users = await endTokensOfHolders(trx, role, `role ${role} lost ${permission}`)
+  await touchRole(trx, role)
+  await writeAudit(trx, actor, {
+    action: 'role.permission-revoked',
+    target: { type: 'role', id: role },
+    details: { resource, permission, users },
+  })
+  return true
+}
+
+const assignmentSchema = z.strictObject({ user_id: userId, role: roleName })
+
+/**
+ * @returns false when the person had the role already
+ * @throws Problem when there is no such role or person
+ */
+export async function assignRole(trx: Trx, actor: Actor, input: z.input<typeof assignmentSchema>): Promise<boolean> {
+  const { user_id, role } = parseInput(assignmentSchema, input)
+  await lockRole(trx, role)
+  await lockUser(trx, user_id)
+  const { numInsertedOrUpdatedRows } = await trx
+    .insertInto('user_roles')
+    .values({ user_id, role })
+    .onConflict((conflict) => conflict.doNothing())
+    .executeTakeFirstOrThrow()
+  if (numInsertedOrUpdatedRows === 0n) return false
+  await writeAudit(trx, actor, {
+    action: 'user.role-assigned',
+    target: { type: 'user', id: user_id },
+    details: { role },
+  })
+  return true
+}
+
+/**
+ * @returns false when the person did not have the role
+ * @throws Problem when there is no such role or person
+ */
+export async function unassignRole(trx: Trx, actor: Actor, input: z.input<typeof assignmentSchema>): Promise<boolean> {
+  const { user_id, role } = parseInput(assignmentSchema, input)
+  await lockRole(trx, role)
+  await lockUser(trx, user_id)
+  const { numDeletedRows } = await trx
+    .deleteFrom('user_roles')
+    .where('user_id', '=', user_id)
+    .where('role', '=', role)
+    .executeTakeFirstOrThrow()
+  if (numDeletedRows === 0n) return false
+  await endTokens(trx, user_id, `role ${role} taken away`)
+  await writeAudit(trx, actor, {
+    action: 'user.role-unassigned',
+    target: { type: 'user', id: user_id },
+    details: { role },
+  })
+  return true
+}
+
+export async function listRoles(db: Db): Promise<Role[]> {
+  return readRoles(db, sql`true`)
+}
+
+export async function findRole(db: Db, name: string): Promise<Role | undefined> {
+  const [role] = await readRoles(db, sql`r.name = ${name}`)
+  return role
+}
+
+/** @throws Problem when there is no such role */
+export async function getRole(db: Db, name: string): Promise<Role> {
+  return (await findRole(db, name)) ?? unknownRole(name)
+}
+
+/** @throws Problem that names each permission that does not exist */
+export async function requirePermissions(db: Db, permissions: readonly Permission[]): Promise<void> {
+  if (permissions.length === 0) return
+  const { rows: missing } = await sql<Permission>`
+    SELECT asked.resource, asked.permission
+    FROM jsonb_to_recordset(${JSON.stringify(permissions)}::jsonb) AS asked (resource text, permission text)
+    WHERE NOT EXISTS (
+      SELECT 1 FROM permissions p WHERE p.resource = asked.resource AND p.permission = asked.permission
+    )`.execute(db)
+  if (missing.length === 0) return
+  throw new Problem(
+    'VALIDATION_ERROR',
+    `There is no permission ${missing.map(({ resource, permission }) => `${permission} at ${resource}`).join(', ')}.`,
+  )
+}
+
+async function readRoles(db: Db, condition: ReturnType<typeof sql>): Promise<Role[]> {
+  const { rows } = await sql<Role>`
+    SELECT r.*,
+      (SELECT count(*)::int FROM user_roles u WHERE u.role = r.name) AS users,
+      coalesce((
+        SELECT jsonb_agg(jsonb_build_object('resource', p.resource, 'permission', p.permission) ORDER BY p.resource, p.permission)
+        FROM role_permissions p WHERE p.role = r.name
+      ), '[]') AS permissions
+    FROM roles r WHERE ${condition} ORDER BY r.name`.execute(db)
+  return rows
+}
+
+/** The role's row is locked first by every change of it, so that two cannot each miss what the other does. */
+async function lockRole(trx: Trx, name: string): Promise<void> {
+  const { rows } = await sql`SELECT 1 FROM roles WHERE name = ${name} FOR NO KEY UPDATE`.execute(trx)
+  if (rows.length === 0) unknownRole(name)
+}
+
+async function lockUser(trx: Trx, id: string): Promise<void> {
+  const { rows } = await sql`SELECT 1 FROM users WHERE id = ${id} FOR NO KEY UPDATE`.execute(trx)
+  if (rows.length === 0) throw new Problem('RESOURCE_NOT_FOUND', `There is no user ${id}.`)
+}
+
+async function touchRole(trx: Trx, name: string): Promise<void> {
+  await sql`UPDATE roles SET row_version = row_version + 1, updated_at = now() WHERE name = ${name}`.execute(trx)
+}
+
+/** @returns how many people have the role */
+async function endTokensOfHolders(trx: Trx, role: string, reason: string): Promise<number> {
+  const holders = await trx
+    .selectFrom('users')
+    .select('id')
+    .where('id', 'in', trx.selectFrom('user_roles').select('user_id').where('role', '=', role))
+    // Locked in one order, so that two changes beside each other cannot deadlock.
+    .orderBy('id')
+    .forNoKeyUpdate()
+    .execute()
+  for (const { id } of holders) await endTokens(trx, id, reason)
+  return holders.length
+}
+
+/** The tokens that this person holds are dead from now on; the sessions are not. */
+async function endTokens(trx: Trx, userId: string, reason: string): Promise<void> {
+  const { token_version } = await trx
+    .updateTable('users')
+    .set((eb) => ({ token_version: eb('token_version', '+', 1) }))
+    .where('id', '=', userId)
+    .returning('token_version')
+    .executeTakeFirstOrThrow()
+  await revoke(trx, { kind: 'user', subject: userId, tokenVersion: token_version, reason })
+}
+
+function unknownRole(name: string): never {
+  throw new Problem('RESOURCE_NOT_FOUND', `There is no role ${name}.`)
+}

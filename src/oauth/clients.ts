@@ -1,0 +1,528 @@
+/**
+ * The registry of clients: applications that ask for tokens, how they prove who they are, where people are sent back
+ * to, and what each may ask of each resource. The input is client metadata by its own names (RFC 7591 §2); it is judged
+ * as a whole, at registration and again at every change. What the token endpoint reads of it is client-directory.ts's.
+ *
+ * A secret is shown once, when it is made, and rests as a SHA-256; two may live at once, so that a client can change
+ * over without an outage. Whatever narrows what a client may do ends the access tokens that it has.
+ */
+import { createHash, randomBytes, timingSafeEqual } from 'node:crypto'
+import { sql, type Selectable } from 'kysely'
+import { z } from 'zod'
+import { permissionSchema, requirePermissions, type Permission } from '../access/roles.ts'
+import { writeAudit, type Actor } from '../audit/audit.ts'
+import type { Db, Trx } from '../database/database.ts'
+import type { ClientsTable } from '../database/tables.ts'
+import { parseInput, Problem } from '../problems.ts'
+import { revoke } from '../revocation/revocations.ts'
+import { deviceGrant, findInconsistencies, refuseInconsistent, wrong, type ClientMetadata } from './client-rules.ts'
+
+/**
+ * `web` has a server that keeps a secret; `spa` runs in the browser and `native` on somebody's device, so both are
+ * public; `machine` acts for itself.
+ */
+export const clientTypes = ['web', 'spa', 'native', 'machine'] as const
+export type ClientType = (typeof clientTypes)[number]
+
+/** A client as everyone may see it: its secrets by name, never their hashes. */
+export type Client = Selectable<ClientsTable> & {
+  readonly permissions: readonly Permission[]
+  /** those that live, the oldest first */
+  readonly secrets: readonly { readonly id: string; readonly created_at: Date; readonly expires_at: Date | null }[]
+}
+
+export interface ClientWithSecret {
+  readonly client: Client
+  /** shown this once, since only its hash is kept */
+  readonly secret: string
+}
+
+const grantType = z.enum(['authorization_code', 'refresh_token', 'client_credentials', deviceGrant])
+
+const clientId = z
+  .string()
+  .max(128)
+  .regex(/^[A-Za-z0-9][A-Za-z0-9._-]*$/, 'must be letters, digits, `.`, `_` and `-`, beginning with a letter or digit')
+  // The `sub` of a machine's token is its client_id: it must never read as a person's (RFC 9700 §4.15).
+  .refine((id) => !/^usr_/i.test(id), 'must not begin with usr_, as the ids of people do')
+const uri = z.string().min(1).max(2_000)
+const uris = z.array(uri).max(50)
+const permissions = z.array(permissionSchema).max(1_000)
+
+const metadata = {
+  name: z.string().trim().min(1).max(200),
+  grant_types: z.array(grantType).min(1).max(4),
+  redirect_uris: uris,
+  post_logout_redirect_uris: uris,
+  backchannel_logout_uri: uri.nullable(),
+  jwks: z.object({ keys: z.array(z.record(z.string(), z.unknown())).min(1).max(20) }).nullable(),
+  jwks_uri: uri.nullable(),
+  client_uri: uri.nullable(),
+  logo_uri: uri.nullable(),
+  policy_uri: uri.nullable(),
+  tos_uri: uri.nullable(),
+  first_party: z.boolean(),
+  require_pkce: z.boolean(),
+  require_pushed_authorization_requests: z.boolean(),
+  dpop_bound_access_tokens: z.boolean(),
+  default_resource: z.string().max(512).nullable(),
+}
+
+export const createClientSchema = z.strictObject({
+  ...z.strictObject(metadata).partial().shape,
+  type: z.enum(clientTypes),
+  /** `cli_` and 128 random bits when left out */
+  id: clientId.optional(),
+  name: metadata.name,
+  token_endpoint_auth_method: z.enum(['client_secret_basic', 'private_key_jwt', 'none']).optional(),
+  permissions: permissions.default([]),
+})
+
+export const updateClientSchema = z.strictObject({ ...z.strictObject(metadata).partial().shape, id: clientId })
+
+/**
+ * @returns with the secret, for a client that has one
+ * @throws Problem when the metadata is not consistent, a permission or resource does not exist, or the id is taken
+ * @example
+ * const { client, secret } = await createClient(trx, actor, {
+ *   type: 'machine',
+ *   name: 'Nightly report',
+ *   permissions: [{ resource: 'https://api.example.com', permission: 'models:read' }],
+ * })
+ */
+export async function createClient(
+  trx: Trx,
+  actor: Actor,
+  input: z.input<typeof createClientSchema>,
+): Promise<{ readonly client: Client; readonly secret?: string }> {
+  const { type, id: chosenId, permissions: asked, ...given } = parseInput(createClientSchema, input)
+  const id = chosenId ?? `cli_${randomBytes(16).toString('base64url')}`
+  const isPublic = type === 'spa' || type === 'native'
+  const client: ClientMetadata = {
+    name: given.name,
+    application_type: type === 'native' ? 'native' : 'web',
+    token_endpoint_auth_method: given.token_endpoint_auth_method ?? (isPublic ? 'none' : 'client_secret_basic'),
+    grant_types:
+      given.grant_types ?? (type === 'machine' ? ['client_credentials'] : ['authorization_code', 'refresh_token']),
+    redirect_uris: given.redirect_uris ?? [],
+    post_logout_redirect_uris: given.post_logout_redirect_uris ?? [],
+    backchannel_logout_uri: given.backchannel_logout_uri ?? null,
+    jwks: given.jwks ?? null,
+    jwks_uri: given.jwks_uri ?? null,
+    client_uri: given.client_uri ?? null,
+    logo_uri: given.logo_uri ?? null,
+    policy_uri: given.policy_uri ?? null,
+    tos_uri: given.tos_uri ?? null,
+    first_party: given.first_party ?? false,
+    require_pkce: given.require_pkce ?? true,
+    require_pushed_authorization_requests: given.require_pushed_authorization_requests ?? false,
+    dpop_bound_access_tokens: given.dpop_bound_access_tokens ?? false,
+    default_resource: given.default_resource ?? null,
+  }
+  const authMismatch = (client.token_endpoint_auth_method === 'none') !== isPublic
+  refuseInconsistent([
+    ...(authMismatch
+      ? [
+          wrong(
+            'token_endpoint_auth_method',
+            isPublic ? `must be none: a ${type} client cannot keep a secret` : `must not be none for a ${type} client`,
+          ),
+        ]
+      : []),
+    ...(type === 'machine' && client.grant_types.includes('authorization_code')
+      ? [wrong('grant_types', 'must not include authorization_code: nobody signs in to a machine client')]
+      : []),
+    ...findInconsistencies(client),
+  ])
+  await requireResource(trx, client.default_resource)
+  await requirePermissions(trx, asked)
+  const { numInsertedOrUpdatedRows } = await trx
+    .insertInto('clients')
+    .values({ id, ...columns(client) })
+    .onConflict((conflict) => conflict.doNothing())
+    .executeTakeFirstOrThrow()
+  if (numInsertedOrUpdatedRows === 0n) throw new Problem('CONFLICT', `There is already a client ${id}.`)
+  await insertPermissions(trx, id, asked)
+  const secret = client.token_endpoint_auth_method === 'client_secret_basic' ? await insertSecret(trx, id) : undefined
+  await writeAudit(trx, actor, {
+    action: 'client.created',
+    target: { type: 'client', id },
+    details: { ...client, permissions: asked },
+  })
+  const created = await getClient(trx, id)
+  return secret === undefined ? { client: created } : { client: created, secret }
+}
+
+/**
+ * Changes what is given and leaves the rest; the whole is judged anew.
+ * @throws Problem when there is no such client, or when the metadata would not be consistent
+ */
+export async function updateClient(trx: Trx, actor: Actor, input: z.input<typeof updateClientSchema>): Promise<Client> {
+  const { id, ...given } = parseInput(updateClientSchema, input)
+  const before = await lockClient(trx, id)
+  const changes = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined))
+  const after: ClientMetadata = { ...metadataOf(before), ...changes }
+  refuseInconsistent(findInconsistencies(after))
+  await requireResource(trx, after.default_resource)
+  await trx
+    .updateTable('clients')
+    .set((eb) => ({ ...columns(after), row_version: eb('row_version', '+', 1), updated_at: sql<Date>`now()` }))
+    .where('id', '=', id)
+    .execute()
+  const narrowed = before.grant_types.some((grant) => !after.grant_types.includes(grant))
+  const bound = after.dpop_bound_access_tokens && !before.dpop_bound_access_tokens
+  if (narrowed || bound) await endClientTokens(trx, id, 'client narrowed')
+  const changed = Object.keys(changes) as (keyof ClientMetadata)[]
+  await writeAudit(trx, actor, {
+    action: 'client.updated',
+    target: { type: 'client', id },
+    details: {
+      before: Object.fromEntries(changed.map((name) => [name, before[name]])),
+      after: Object.fromEntries(changed.map((name) => [name, after[name]])),
+    },
+  })
+  return getClient(trx, id)
+}
+
+/**
+ * Replaces all that the client may ask for. Losing something ends its access tokens, and people are asked again should
+ * it come back.
+ * @throws Problem when there is no such client or permission
+ */
+export async function setClientPermissions(
+  trx: Trx,
+  actor: Actor,
+  input: { id: string; permissions: Permission[] },
+): Promise<Client> {
+  const { id, permissions: asked } = parseInput(z.strictObject({ id: clientId, permissions }), input)
+  const before = await lockClient(trx, id)
+  await requirePermissions(trx, asked)
+  const key = ({ resource, permission }: Permission) => JSON.stringify([resource, permission])
+  const kept = new Set(asked.map(key))
+  const removed = before.permissions.filter((permission) => !kept.has(key(permission)))
+  for (const { resource, permission } of removed) {
+    await trx
+      .deleteFrom('client_permissions')
+      .where('client_id', '=', id)
+      .where('resource', '=', resource)
+      .where('permission', '=', permission)
+      .execute()
+    await trx
+      .deleteFrom('consents')
+      .where('client_id', '=', id)
+      .where('resource', '=', resource)
+      .where('scope', '=', permission)
+      .execute()
+  }
+  await insertPermissions(trx, id, asked)
+  if (removed.length > 0) await endClientTokens(trx, id, 'client permissions removed')
+  await touchClient(trx, id)
+  await writeAudit(trx, actor, {
+    action: 'client.permissions-set',
+    target: { type: 'client', id },
+    details: { before: before.permissions, after: asked },
+  })
+  return getClient(trx, id)
+}
+
+/**
+ * The client is refused everywhere from now on: its families and codes are gone, its access tokens dead. Nothing of
+ * that comes back when it is enabled again. Does nothing for one that is disabled already.
+ * @throws Problem when there is no such client
+ */
+export async function disableClient(trx: Trx, actor: Actor, input: { id: string }): Promise<Client> {
+  const { id } = parseInput(z.strictObject({ id: clientId }), input)
+  const before = await lockClient(trx, id)
+  if (before.status === 'disabled') return before
+  await trx.updateTable('clients').set({ status: 'disabled' }).where('id', '=', id).execute()
+  await touchClient(trx, id)
+  await endClientTokens(trx, id, 'client disabled')
+  // The Grant first, as everyone who touches a family does: else a refresh under way would leave its successor behind.
+  const grants = await trx
+    .selectFrom('artifacts')
+    .select('id')
+    .where('kind', '=', 'Grant')
+    .where('client_id', '=', id)
+    .orderBy('id')
+    .forUpdate()
+    .execute()
+  await sql`
+    DELETE FROM refresh_replies WHERE grant_id IN (
+      SELECT id FROM artifacts WHERE kind = 'Grant' AND client_id = ${id}
+    )`.execute(trx)
+  await trx.deleteFrom('artifacts').where('client_id', '=', id).execute()
+  await writeAudit(trx, actor, {
+    action: 'client.disabled',
+    target: { type: 'client', id },
+    details: { families_ended: grants.length },
+  })
+  return getClient(trx, id)
+}
+
+/** @throws Problem when there is no such client */
+export async function enableClient(trx: Trx, actor: Actor, input: { id: string }): Promise<Client> {
+  const { id } = parseInput(z.strictObject({ id: clientId }), input)
+  const before = await lockClient(trx, id)
+  if (before.status === 'active') return before
+  await trx.updateTable('clients').set({ status: 'active' }).where('id', '=', id).execute()
+  await touchClient(trx, id)
+  await writeAudit(trx, actor, { action: 'client.enabled', target: { type: 'client', id } })
+  return getClient(trx, id)
+}
+
+/**
+ * Makes a second secret beside the first, for as long as the operator likes.
+ * @throws Problem when two live already, or when the client does not use secrets
+ */
+export async function addClientSecret(trx: Trx, actor: Actor, input: { id: string }): Promise<ClientWithSecret> {
+  const { id } = parseInput(z.strictObject({ id: clientId }), input)
+  const { secrets } = await lockSecrets(trx, id)
+  if (secrets.length >= 2) {
+    throw new Problem('CONFLICT', `Client ${id} has two secrets already: revoke one of them first, or rotate.`)
+  }
+  return finishSecretChange(trx, actor, id, 'client.secret-added', {})
+}
+
+/** How long a replaced secret is accepted unless said otherwise, in seconds. */
+export const defaultSecretOverlapSeconds = 86_400
+
+const rotateSchema = z.strictObject({
+  id: clientId,
+  overlap_seconds: z
+    .int()
+    .min(0)
+    .max(30 * 86_400)
+    .default(defaultSecretOverlapSeconds),
+})
+
+/**
+ * Makes a new secret; the present one is accepted for `overlap_seconds` more (0 to 30 days; a day when left out), and
+ * an older one than that ends at once.
+ * @throws Problem when there is no such client, or when it does not use secrets
+ */
+export async function rotateClientSecret(
+  trx: Trx,
+  actor: Actor,
+  input: z.input<typeof rotateSchema>,
+): Promise<ClientWithSecret> {
+  const { id, overlap_seconds } = parseInput(rotateSchema, input)
+  const { secrets } = await lockSecrets(trx, id)
+  const ended = overlap_seconds === 0 ? secrets : secrets.slice(0, -1)
+  for (const secret of ended) await trx.deleteFrom('client_secrets').where('id', '=', secret.id).execute()
+  await trx
+    .updateTable('client_secrets')
+    // `least` passes over nulls: a secret that had no end gets one.
+    .set({ expires_at: sql<Date>`least(expires_at, now() + make_interval(secs => ${overlap_seconds}))` })
+    .where('client_id', '=', id)
+    .execute()
+  return finishSecretChange(trx, actor, id, 'client.secret-rotated', {
+    overlap_seconds,
+    ended: ended.map((secret) => secret.id),
+  })
+}
+
+/**
+ * Ends one secret at once. Tokens that were got with it live on: to end these too, disable the client.
+ * @throws Problem when there is no such client or secret
+ */
+export async function revokeClientSecret(
+  trx: Trx,
+  actor: Actor,
+  input: { id: string; secret_id: string },
+): Promise<Client> {
+  const schema = z.strictObject({ id: clientId, secret_id: z.string().min(1).max(128) })
+  const { id, secret_id } = parseInput(schema, input)
+  await lockClient(trx, id)
+  const { numDeletedRows } = await trx
+    .deleteFrom('client_secrets')
+    .where('client_id', '=', id)
+    .where('id', '=', secret_id)
+    .executeTakeFirstOrThrow()
+  if (numDeletedRows === 0n) throw new Problem('RESOURCE_NOT_FOUND', `Client ${id} has no secret ${secret_id}.`)
+  await touchClient(trx, id)
+  await writeAudit(trx, actor, {
+    action: 'client.secret-revoked',
+    target: { type: 'client', id },
+    details: { secret_id },
+  })
+  return getClient(trx, id)
+}
+
+/**
+ * Whether `candidate` is one of the secrets that live at `now`. Compares with all of them in constant time, so that the
+ * time tells nothing about which, or how nearly.
+ */
+export function clientSecretMatches(
+  secrets: readonly { readonly hash: Uint8Array; readonly expiresAt: Date | null }[],
+  candidate: string,
+  now: Date,
+): boolean {
+  const hash = secretHash(candidate)
+  let matches = false
+  for (const secret of secrets) {
+    const isLive = secret.expiresAt === null || secret.expiresAt > now
+    if (secret.hash.length === hash.length && timingSafeEqual(hash, secret.hash) && isLive) matches = true
+  }
+  return matches
+}
+
+/**
+ * Ends every access token that the client has, its own and those that it holds for people; refresh tokens live on.
+ * For whatever narrows what the client may do.
+ */
+export async function endClientTokens(trx: Trx, id: string, reason: string): Promise<void> {
+  await trx
+    .updateTable('clients')
+    .set((eb) => ({ token_version: eb('token_version', '+', 1) }))
+    .where('id', '=', id)
+    .execute()
+  await revoke(trx, { kind: 'client', subject: id, reason })
+}
+
+export async function listClients(db: Db): Promise<Client[]> {
+  const rows = await db.selectFrom('clients').selectAll().orderBy('created_at').orderBy('id').execute()
+  return withSecretsAndPermissions(db, rows)
+}
+
+export async function findClient(db: Db, id: string): Promise<Client | undefined> {
+  const rows = await db.selectFrom('clients').selectAll().where('id', '=', id).execute()
+  const [client] = await withSecretsAndPermissions(db, rows)
+  return client
+}
+
+/** @throws Problem when there is no such client */
+export async function getClient(db: Db, id: string): Promise<Client> {
+  const client = await findClient(db, id)
+  if (client === undefined) throw new Problem('RESOURCE_NOT_FOUND', `There is no client ${id}.`)
+  return client
+}
+
+/** The type that a client was registered as. */
+export function clientTypeOf(
+  client: Pick<Client, 'application_type' | 'token_endpoint_auth_method' | 'grant_types'>,
+): ClientType {
+  if (client.application_type === 'native') return 'native'
+  if (client.token_endpoint_auth_method === 'none') return 'spa'
+  return client.grant_types.includes('authorization_code') ? 'web' : 'machine'
+}
+
+async function withSecretsAndPermissions(db: Db, rows: readonly Selectable<ClientsTable>[]): Promise<Client[]> {
+  if (rows.length === 0) return []
+  const ids = rows.map(({ id }) => id)
+  const secrets = await db
+    .selectFrom('client_secrets')
+    .select(['id', 'client_id', 'created_at', 'expires_at'])
+    .where('client_id', 'in', ids)
+    .where(sql<boolean>`(expires_at IS NULL OR expires_at > now())`)
+    .orderBy('created_at')
+    .orderBy('id')
+    .execute()
+  const granted = await db
+    .selectFrom('client_permissions')
+    .selectAll()
+    .where('client_id', 'in', ids)
+    .orderBy('resource')
+    .orderBy('permission')
+    .execute()
+  return rows.map((row) => ({
+    ...row,
+    secrets: secrets
+      .filter(({ client_id }) => client_id === row.id)
+      .map(({ id, created_at, expires_at }) => ({ id, created_at, expires_at })),
+    permissions: granted
+      .filter(({ client_id }) => client_id === row.id)
+      .map(({ resource, permission }) => ({ resource, permission })),
+  }))
+}
+
+async function lockClient(trx: Trx, id: string): Promise<Client> {
+  // Not FOR UPDATE: a token request that holds a family's lock must still be able to refer to the client's row.
+  await trx.selectFrom('clients').select('id').where('id', '=', id).forNoKeyUpdate().execute()
+  return getClient(trx, id)
+}
+
+async function lockSecrets(trx: Trx, id: string): Promise<Client> {
+  const client = await lockClient(trx, id)
+  if (client.token_endpoint_auth_method !== 'client_secret_basic') {
+    throw new Problem(
+      'CONFLICT',
+      `Client ${id} has no secrets: its token_endpoint_auth_method is ${client.token_endpoint_auth_method}.`,
+    )
+  }
+  return client
+}
+
+async function touchClient(trx: Trx, id: string): Promise<void> {
+  await trx
+    .updateTable('clients')
+    .set((eb) => ({ row_version: eb('row_version', '+', 1), updated_at: sql<Date>`now()` }))
+    .where('id', '=', id)
+    .execute()
+}
+
+async function insertPermissions(trx: Trx, id: string, granted: readonly Permission[]): Promise<void> {
+  if (granted.length === 0) return
+  await trx
+    .insertInto('client_permissions')
+    .values(granted.map(({ resource, permission }) => ({ client_id: id, resource, permission })))
+    .onConflict((conflict) => conflict.doNothing())
+    .execute()
+}
+
+async function finishSecretChange(
+  trx: Trx,
+  actor: Actor,
+  id: string,
+  action: string,
+  details: Record<string, unknown>,
+): Promise<ClientWithSecret> {
+  const secret = await insertSecret(trx, id)
+  await touchClient(trx, id)
+  await writeAudit(trx, actor, { action, target: { type: 'client', id }, details })
+  return { client: await getClient(trx, id), secret }
+}
+
+/** @returns the secret itself, which is in nobody's hands afterwards but the caller's */
+async function insertSecret(trx: Trx, clientId: string): Promise<string> {
+  // The prefix lets scanners find secrets that were committed by mistake.
+  const secret = `lk_secret_${randomBytes(32).toString('base64url')}`
+  await trx
+    .insertInto('client_secrets')
+    .values({
+      id: `sec_${randomBytes(9).toString('base64url')}`,
+      client_id: clientId,
+      secret_hash: secretHash(secret),
+      // Not the transaction's own time: of two made in one transaction the second is the younger.
+      created_at: sql<Date>`clock_timestamp()`,
+    })
+    .execute()
+  return secret
+}
+
+/** 256 random bits cannot be guessed, so that a slow hash would only slow down the token endpoint. */
+function secretHash(secret: string): Buffer {
+  return createHash('sha256').update(secret).digest()
+}
+
+async function requireResource(db: Db, id: string | null): Promise<void> {
+  if (id === null) return
+  const found = await db.selectFrom('resources').select('id').where('id', '=', id).executeTakeFirst()
+  if (found === undefined) refuseInconsistent([wrong('default_resource', `must exist: there is no resource ${id}`)])
+}
+
+function metadataOf(client: Client): ClientMetadata {
+  const { id: _, status: _s, token_version: _t, row_version: _r, created_at: _c, updated_at: _u, ...rest } = client
+  const { permissions: _p, secrets: _secrets, ...row } = rest
+  return row
+}
+
+/** Lists go to jsonb columns as text. */
+function columns(client: ClientMetadata) {
+  return {
+    ...client,
+    grant_types: JSON.stringify(client.grant_types),
+    redirect_uris: JSON.stringify(client.redirect_uris),
+    post_logout_redirect_uris: JSON.stringify(client.post_logout_redirect_uris),
+    jwks: client.jwks === null ? null : JSON.stringify(client.jwks),
+  }
+}

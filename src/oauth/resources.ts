@@ -1,0 +1,248 @@
+/**
+ * Resources: what access tokens are for. Each is an API with its audience, its permissions (each of them a scope), the
+ * lifetime of its tokens, and the attributes of people that its tokens carry. Who may use the permissions is said by
+ * clients.ts for applications and by access/roles.ts for people.
+ */
+import { sql, type Selectable } from 'kysely'
+import { z } from 'zod'
+import { permissionSchema } from '../access/roles.ts'
+import { writeAudit, type Actor } from '../audit/audit.ts'
+import type { Db, Trx } from '../database/database.ts'
+import type { ResourcesTable } from '../database/tables.ts'
+import { parseInput, Problem } from '../problems.ts'
+import { maxAccessTokenLifetimeSeconds } from '../revocation/revocations.ts'
+import { endClientTokens } from './clients.ts'
+
+export interface ResourcePermission {
+  /** `type:action`, also the scope */
+  readonly permission: string
+  /** what it allows, in words that the consent page shows */
+  readonly description: string
+}
+
+export type Resource = Selectable<ResourcesTable> & { readonly permissions: readonly ResourcePermission[] }
+
+/** Claims that an access token has for reasons of its own (RFC 9068 §2.2, RFC 7800, RFC 8693): no attribute may pose as one. */
+const ownClaims = new Set(
+  (
+    'iss sub aud exp nbf iat jti client_id scope auth_time acr amr azp sid nonce typ cnf act may_act roles groups ' +
+    'entitlements permissions token_version grant_id authorization_details events'
+  ).split(' '),
+)
+
+const id = z
+  .string()
+  .max(512)
+  .refine(
+    isResourceIndicator,
+    'must be an absolute URI without a fragment, such as https://api.example.com (RFC 8707 §2)',
+  )
+const name = z.string().trim().min(1).max(200)
+const lifetime = z.int().min(10).max(maxAccessTokenLifetimeSeconds)
+const attributeClaims = z.record(
+  z
+    .string()
+    .regex(
+      /^[A-Za-z][A-Za-z0-9_:/.-]{0,63}$/,
+      'must begin with a letter and have at most 64 letters, digits, _ : / . or -',
+    )
+    .refine((claim) => !ownClaims.has(claim), 'is a claim that the token has for another reason'),
+  z.string().regex(/^[A-Za-z][A-Za-z0-9_-]{0,63}$/, 'must be the name of an attribute'),
+)
+const permissions = z
+  .array(
+    z.strictObject({
+      permission: permissionSchema.shape.permission,
+      description: z.string().max(500).default(''),
+    }),
+  )
+  .max(500)
+  .refine(
+    (list) => new Set(list.map(({ permission }) => permission)).size === list.length,
+    'must not name a permission twice',
+  )
+
+export const createResourceSchema = z.strictObject({
+  id,
+  name: name.optional(),
+  access_token_lifetime_seconds: lifetime.default(900),
+  attribute_claims: attributeClaims.default({}),
+  permissions: permissions.default([]),
+})
+
+export const updateResourceSchema = z.strictObject({
+  id,
+  name: name.optional(),
+  access_token_lifetime_seconds: lifetime.optional(),
+  attribute_claims: attributeClaims.optional(),
+  permissions: permissions.optional(),
+})
+
+/** @throws Problem when the id is taken */
+export async function createResource(
+  trx: Trx,
+  actor: Actor,
+  input: z.input<typeof createResourceSchema>,
+): Promise<Resource> {
+  const resource = parseInput(createResourceSchema, input)
+  const { numInsertedOrUpdatedRows } = await trx
+    .insertInto('resources')
+    .values({
+      id: resource.id,
+      name: resource.name ?? resource.id,
+      access_token_lifetime_seconds: resource.access_token_lifetime_seconds,
+      attribute_claims: JSON.stringify(resource.attribute_claims),
+    })
+    .onConflict((conflict) => conflict.doNothing())
+    .executeTakeFirstOrThrow()
+  if (numInsertedOrUpdatedRows === 0n) {
+    throw new Problem('CONFLICT', `There is already a resource ${resource.id}.`)
+  }
+  await writePermissions(trx, resource.id, resource.permissions)
+  await writeAudit(trx, actor, {
+    action: 'resource.created',
+    target: { type: 'resource', id: resource.id },
+    details: { permissions: resource.permissions.map(({ permission }) => permission) },
+  })
+  return getResource(trx, resource.id)
+}
+
+/**
+ * Changes what is given and leaves the rest. A list of permissions replaces the whole list: those that are missing from
+ * it are taken from every role and client, and the tokens of those clients end.
+ * @throws Problem when there is no such resource
+ */
+export async function updateResource(
+  trx: Trx,
+  actor: Actor,
+  input: z.input<typeof updateResourceSchema>,
+): Promise<Resource> {
+  const changes = parseInput(updateResourceSchema, input)
+  const before = await lockResource(trx, changes.id)
+  await trx
+    .updateTable('resources')
+    .set((eb) => ({
+      ...(changes.name === undefined ? {} : { name: changes.name }),
+      ...(changes.access_token_lifetime_seconds === undefined
+        ? {}
+        : { access_token_lifetime_seconds: changes.access_token_lifetime_seconds }),
+      ...(changes.attribute_claims === undefined ? {} : { attribute_claims: JSON.stringify(changes.attribute_claims) }),
+      row_version: eb('row_version', '+', 1),
+      updated_at: sql<Date>`now()`,
+    }))
+    .where('id', '=', changes.id)
+    .execute()
+  if (changes.permissions !== undefined) {
+    const kept = new Set(changes.permissions.map(({ permission }) => permission))
+    const removed = before.permissions.map(({ permission }) => permission).filter((permission) => !kept.has(permission))
+    await removePermissions(trx, changes.id, removed)
+    await writePermissions(trx, changes.id, changes.permissions)
+  }
+  const after = await getResource(trx, changes.id)
+  await writeAudit(trx, actor, {
+    action: 'resource.updated',
+    target: { type: 'resource', id: changes.id },
+    details: { before: described(before), after: described(after) },
+  })
+  return after
+}
+
+/**
+ * Tokens for it end with it, since all tokens end of the clients that could ask for one.
+ * @throws Problem when there is no such resource
+ */
+export async function deleteResource(trx: Trx, actor: Actor, input: { id: string }): Promise<void> {
+  const { id: resourceId } = parseInput(z.strictObject({ id }), input)
+  const before = await lockResource(trx, resourceId)
+  await removePermissions(
+    trx,
+    resourceId,
+    before.permissions.map(({ permission }) => permission),
+  )
+  await trx.deleteFrom('consents').where('resource', '=', resourceId).execute()
+  await trx.deleteFrom('resources').where('id', '=', resourceId).execute()
+  await writeAudit(trx, actor, {
+    action: 'resource.deleted',
+    target: { type: 'resource', id: resourceId },
+    details: { before: described(before) },
+  })
+}
+
+export async function listResources(db: Db): Promise<Resource[]> {
+  return readResources(db, sql`true`)
+}
+
+export async function findResource(db: Db, id: string): Promise<Resource | undefined> {
+  const [resource] = await readResources(db, sql`r.id = ${id}`)
+  return resource
+}
+
+/** @throws Problem when there is no such resource */
+export async function getResource(db: Db, id: string): Promise<Resource> {
+  return (await findResource(db, id)) ?? unknownResource(id)
+}
+
+async function readResources(db: Db, condition: ReturnType<typeof sql>): Promise<Resource[]> {
+  const { rows } = await sql<Resource>`
+    SELECT r.*, coalesce((
+      SELECT jsonb_agg(jsonb_build_object('permission', p.permission, 'description', p.description) ORDER BY p.permission)
+      FROM permissions p WHERE p.resource = r.id
+    ), '[]') AS permissions
+    FROM resources r WHERE ${condition} ORDER BY r.id`.execute(db)
+  return rows
+}
+
+async function lockResource(trx: Trx, id: string): Promise<Resource> {
+  const { rows } = await sql`SELECT 1 FROM resources WHERE id = ${id} FOR NO KEY UPDATE`.execute(trx)
+  return rows.length === 0 ? unknownResource(id) : getResource(trx, id)
+}
+
+async function writePermissions(trx: Trx, resource: string, list: readonly ResourcePermission[]): Promise<void> {
+  if (list.length === 0) return
+  await trx
+    .insertInto('permissions')
+    .values(list.map(({ permission, description }) => ({ resource, permission, description })))
+    .onConflict((conflict) =>
+      conflict
+        .columns(['resource', 'permission'])
+        .doUpdateSet((eb) => ({ description: eb.ref('excluded.description') })),
+    )
+    .execute()
+}
+
+/**
+ * A token that carries one of them was issued to a client that may ask for it, so ending those clients' tokens ends them
+ * all. Consent goes too: a permission that comes back under the same name is asked for again.
+ */
+async function removePermissions(trx: Trx, resource: string, removed: readonly string[]): Promise<void> {
+  if (removed.length === 0) return
+  const clients = await trx
+    .selectFrom('client_permissions')
+    .select('client_id')
+    .distinct()
+    .where('resource', '=', resource)
+    .where('permission', 'in', removed)
+    .orderBy('client_id')
+    .execute()
+  for (const { client_id } of clients) await endClientTokens(trx, client_id, `${removed.join(' ')} removed`)
+  await trx.deleteFrom('consents').where('resource', '=', resource).where('scope', 'in', removed).execute()
+  // Takes them from roles and clients, by their foreign keys.
+  await trx.deleteFrom('permissions').where('resource', '=', resource).where('permission', 'in', removed).execute()
+}
+
+function described({ name, access_token_lifetime_seconds, attribute_claims, permissions }: Resource) {
+  return {
+    name,
+    access_token_lifetime_seconds,
+    attribute_claims,
+    permissions: permissions.map(({ permission }) => permission),
+  }
+}
+
+function isResourceIndicator(text: string): boolean {
+  return /^[a-z][a-z0-9+.-]*:[\x21-\x7e]+$/.test(text) && !text.includes('#') && URL.canParse(text)
+}
+
+function unknownResource(id: string): never {
+  throw new Problem('RESOURCE_NOT_FOUND', `There is no resource ${id}.`)
+}
