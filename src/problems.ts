@@ -183,7 +183,7 @@ function fieldErrors(issue: z.core.$ZodIssue): FieldError[] {
 function constraintOf(issue: z.core.$ZodIssue): string {
   if (issue.code === 'too_big') return 'maximum'
   if (issue.code === 'too_small') return 'minimum'
-  if (issue.code === 'invalid_type') return 'type'
+  if (issue.code === 'invalid_type') return issue.message.endsWith('received undefined') ? 'required' : 'type'
   if (issue.code === 'invalid_format') return 'format'
   if (issue.code === 'invalid_value') return 'enum'
   return issue.code

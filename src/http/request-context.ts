@@ -1,0 +1,183 @@
+/**
+ * What is known of any request before anybody looks at its subject: its id and trace, where it comes from, and when it
+ * began. The first middleware of all. It believes X-Forwarded-For of configured proxies alone, and leaves no forwarding
+ * header behind for others to believe: behind it they say what was verified here, and what the issuer's URL says.
+ */
+import { AsyncLocalStorage } from 'node:async_hooks'
+import { randomBytes, randomUUID } from 'node:crypto'
+import type { IncomingMessage } from 'node:http'
+import { BlockList, isIP } from 'node:net'
+import type { Context, Middleware, ParameterizedContext } from 'koa'
+
+export interface RequestContext {
+  /** the caller's X-Request-Id when it is harmless, else a UUID */
+  readonly requestId: string
+  /** 32 hexadecimal digits (W3C Trace Context) */
+  readonly traceId: string
+  /** what to send as `traceparent` with calls made for this request */
+  readonly traceparent: string
+  /** what to send as `tracestate` beside it */
+  readonly tracestate: string | undefined
+  /** the caller's address, in its shortest form; '' when the connection is gone already */
+  readonly clientAddress: string
+  /** what a limit counts as one caller: an IPv4 address, or the /64 of an IPv6 address */
+  readonly network: string
+  /** of performance.now() */
+  readonly startedAt: number
+}
+
+/** What the middlewares of http/ keep in `ctx.state`. Subjects add who it was, for the log. */
+export interface RequestState {
+  request: RequestContext
+  /** shorthands of `request.requestId` and `request.network` */
+  requestId: string
+  network: string
+  userId?: string
+  clientId?: string
+  /** the matched pattern, where no router of ours matched: `/authorize/:uid` */
+  endpoint?: string
+  /** why it failed, in words that name nobody */
+  errorMessage?: string
+}
+
+const requests = new AsyncLocalStorage<ParameterizedContext<RequestState>>()
+
+/** The request that the caller is part of; undefined outside of any. */
+export function findCurrentRequest(): RequestContext | undefined {
+  return requests.getStore()?.state.request
+}
+
+/** The fields that every log line written during a request carries. */
+export function requestLogFields(): { request_id?: string; trace_id?: string } {
+  const request = findCurrentRequest()
+  return request === undefined ? {} : { request_id: request.requestId, trace_id: request.traceId }
+}
+
+export interface RequestContextSettings {
+  /** peers whose X-Forwarded-For counts */
+  readonly trustProxy: BlockList
+  /** decides the host and scheme of every URL that is made: a header never does */
+  readonly issuer: string
+}
+
+/**
+ * Needs `app.proxy = true` (and `provider.proxy = true`), because the forwarding headers are then ours.
+ */
+export function requestContext({ trustProxy, issuer }: RequestContextSettings): Middleware<RequestState> {
+  const { host, protocol } = new URL(issuer)
+  return function requestContext(ctx, next) {
+    const request = describeRequest(ctx.req, trustProxy)
+    ctx.state.request = request
+    ctx.state.requestId = request.requestId
+    ctx.state.network = request.network
+    ctx.set('X-Request-Id', request.requestId)
+    ctx.set('Traceparent', request.traceparent)
+    const { headers } = ctx.req
+    delete headers['forwarded']
+    headers['x-forwarded-for'] = request.clientAddress
+    headers['x-forwarded-host'] = host
+    headers['x-forwarded-proto'] = protocol.slice(0, -1)
+    return requests.run(ctx, next)
+  }
+}
+
+/** What a log line says of who and where, once a request is done. */
+export function describeEndpoint(ctx: ParameterizedContext<RequestState>): string {
+  // Both routers, ours and the provider's, leave the matched pattern here. A raw path may hold anything.
+  const { _matchedRoute: pattern } = ctx as Context & { _matchedRoute?: unknown }
+  const matched = ctx.state.endpoint ?? (typeof pattern === 'string' ? pattern : '(no route)')
+  return `${ctx.method} ${matched}`
+}
+
+function describeRequest(req: IncomingMessage, trustProxy: BlockList): RequestContext {
+  const peer = normalizeAddress(req.socket.remoteAddress ?? '')
+  const clientAddress = isTrusted(peer, trustProxy)
+    ? findClientAddress(peer, req.headers['x-forwarded-for'], trustProxy)
+    : peer
+  const trace = readTraceparent(req.headers['traceparent'])
+  const traceId = trace?.traceId ?? randomBytes(16).toString('hex')
+  return {
+    requestId: readRequestId(req.headers['x-request-id']) ?? randomUUID(),
+    traceId,
+    traceparent: `00-${traceId}-${randomBytes(8).toString('hex')}-${trace?.flags ?? '00'}`,
+    tracestate: trace === undefined ? undefined : readTracestate(req.headers['tracestate']),
+    clientAddress,
+    network: networkOf(clientAddress),
+    startedAt: performance.now(),
+  }
+}
+
+function readRequestId(value: string | string[] | undefined): string | undefined {
+  return typeof value === 'string' && /^[\w.-]{1,128}$/.test(value) ? value : undefined
+}
+
+/** W3C Trace Context §3.2: a header that does not follow the grammar is as good as none. */
+function readTraceparent(value: string | string[] | undefined): { traceId: string; flags: string } | undefined {
+  if (typeof value !== 'string') return undefined
+  const [, version, traceId, parentId, flags, rest] =
+    /^([\da-f]{2})-([\da-f]{32})-([\da-f]{16})-([\da-f]{2})(-.{0,200})?$/.exec(value) ?? []
+  if (version === undefined || traceId === undefined || flags === undefined) return undefined
+  if (version === 'ff' || (version === '00' && rest !== undefined)) return undefined
+  if (/^0+$/.test(traceId) || /^0+$/.test(parentId ?? '')) return undefined
+  // Only the bit "sampled" has a meaning that may be passed on in version 00.
+  return { traceId, flags: Number.parseInt(flags, 16) % 2 === 1 ? '01' : '00' }
+}
+
+function readTracestate(value: string | string[] | undefined): string | undefined {
+  const text = Array.isArray(value) ? value.join(',') : value
+  return text !== undefined && /^[\x20-\x7e]{1,512}$/.test(text) ? text : undefined
+}
+
+const mostHops = 20
+
+/**
+ * The right-most address that is not a trusted proxy's: everything to its left was written by whoever that is.
+ */
+function findClientAddress(peer: string, header: string | string[] | undefined, trustProxy: BlockList): string {
+  const hops = (Array.isArray(header) ? header.join(',') : (header ?? '')).split(',').slice(-mostHops)
+  let client = peer
+  for (const hop of hops.toReversed()) {
+    const address = normalizeAddress(withoutPort(hop.trim()))
+    // Unreadable: the proxy that passed it on is the last that is known.
+    if (isIP(address) === 0) return client
+    client = address
+    if (!isTrusted(address, trustProxy)) return client
+  }
+  return client
+}
+
+function withoutPort(hop: string): string {
+  return /^\[([^\]]+)\](?::\d{1,5})?$/.exec(hop)?.[1] ?? /^([\d.]+):\d{1,5}$/.exec(hop)?.[1] ?? hop
+}
+
+function isTrusted(address: string, trustProxy: BlockList): boolean {
+  const family = isIP(address)
+  return family !== 0 && trustProxy.check(address, family === 6 ? 'ipv6' : 'ipv4')
+}
+
+/** One spelling for one address: IPv4 out of IPv6 (`::ffff:192.0.2.1`), no zone, IPv6 shortened. */
+export function normalizeAddress(address: string): string {
+  const [bare = ''] = address.split('%')
+  const mapped = /^::ffff:(\d{1,3}(?:\.\d{1,3}){3})$/i.exec(bare)?.[1]
+  if (mapped !== undefined && isIP(mapped) === 4) return mapped
+  if (isIP(bare) !== 6) return bare
+  const short = new URL(`http://[${bare}]`).hostname.slice(1, -1)
+  const [, high, low] = /^::ffff:([\da-f]{1,4}):([\da-f]{1,4})$/.exec(short) ?? []
+  if (high === undefined || low === undefined) return short
+  const bits = [Number.parseInt(high, 16), Number.parseInt(low, 16)]
+  return bits.flatMap((word) => [word >> 8, word & 0xff]).join('.')
+}
+
+/**
+ * @param address as {@link normalizeAddress} writes it
+ * @returns an IPv6 address's /64 (whoever holds one holds all of it), anything else as it is
+ */
+export function networkOf(address: string): string {
+  if (isIP(address) !== 6) return address
+  const [head = '', tail] = address.split('::')
+  const left = head === '' ? [] : head.split(':')
+  const right = tail === undefined || tail === '' ? [] : tail.split(':')
+  const zeros = tail === undefined ? 0 : 8 - left.length - right.length
+  const groups = [...left, ...Array.from({ length: zeros }, () => '0'), ...right].slice(0, 4)
+  return `${groups.join(':')}::/64`
+}
