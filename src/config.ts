@@ -70,6 +70,12 @@ const settings = {
       .optional()
       .transform((v) => v ?? 'info'),
   }),
+  logFormat: setting({
+    name: 'LATCHKEY_LOG_FORMAT',
+    about: 'how log lines are written: `json`, one object a line, or `readable`',
+    default: 'readable; json in production',
+    schema: z.enum(['json', 'readable'], { error: 'must be json or readable' }).optional(),
+  }),
   databaseUrl: setting({
     name: 'DATABASE_URL',
     about: 'a PostgreSQL URL; without it the embedded database in the data folder is used',
@@ -335,8 +341,9 @@ const settings = {
 
 type Parsed = { readonly [K in keyof typeof settings]: (typeof settings)[K] extends Setting<infer T> ? T : never }
 
-export interface Config extends Omit<Parsed, 'issuer' | 'host' | 'keyEncryptionKey'> {
+export interface Config extends Omit<Parsed, 'issuer' | 'host' | 'keyEncryptionKey' | 'logFormat'> {
   readonly isProduction: boolean
+  readonly logFormat: 'json' | 'readable'
   readonly issuer: string
   readonly host: string
   readonly keyEncryptionKeys: readonly KeyEncryptionKey[] | undefined
@@ -416,6 +423,7 @@ function complete(parsed: Parsed, problems: string[]): Config {
     isProduction,
     issuer,
     host: parsed.host ?? (isProduction ? '::' : '127.0.0.1'),
+    logFormat: parsed.logFormat ?? (isProduction ? 'json' : 'readable'),
     keyEncryptionKeys: keyEncryptionKey === undefined ? undefined : parseKeyEncryptionKeys(keyEncryptionKey, problems),
   }
 }
