@@ -175,6 +175,12 @@ export async function unassignRole(trx: Trx, actor: Actor, input: z.input<typeof
   return true
 }
 
+/** The names of a person's roles. */
+export async function findRolesOf(db: Db, userId: string): Promise<string[]> {
+  const rows = await db.selectFrom('user_roles').select('role').where('user_id', '=', userId).orderBy('role').execute()
+  return rows.map(({ role }) => role)
+}
+
 export async function listRoles(db: Db): Promise<Role[]> {
   return readRoles(db, sql`true`)
 }

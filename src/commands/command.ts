@@ -17,9 +17,15 @@ export interface CommandIo {
   out(text: string): void
   /** Prints a message for a person, one line or several; the last newline is added. */
   err(text: string): void
-  /** All of standard input, at most 1 MiB of UTF-8; the same text however often it is asked for. */
+  /**
+   * All of standard input, at most {@link maxStdinBytes} of UTF-8; the same text however often it is asked for. On a
+   * terminal one line, not shown while it is typed.
+   */
   stdin(): Promise<string>
 }
+
+/** How much standard input a command takes. */
+export const maxStdinBytes = 1_048_576
 
 export interface CommandContext {
   /** @throws ConfigError at the first use, when the environment is wrong */
@@ -30,7 +36,7 @@ export interface CommandContext {
    * which asks for the database as it is.
    * @throws CommandFailed when the schema of a PostgreSQL database is not up to date
    */
-  withDatabase<T>(fn: (database: Database) => Promise<T>, schema?: 'current' | 'as it is'): Promise<T>
+  readonly withDatabase: <T>(fn: (database: Database) => Promise<T>, schema?: 'current' | 'as it is') => Promise<T>
   readonly actor: Actor
   now(): Date
 }
@@ -46,6 +52,16 @@ export class CommandFailed extends Error {
 /** The command line was wrong in a way that the parser cannot know: exit code 2. */
 export class UsageError extends Error {
   override name = 'UsageError'
+}
+
+/** The command is over and has said everything: there is only its exit code left to pass on. */
+export class CommandEnded extends Error {
+  override name = 'CommandEnded'
+  readonly exitCode: number
+  constructor(exitCode: number) {
+    super(`the command ended with exit code ${exitCode}`)
+    this.exitCode = exitCode
+  }
 }
 
 export function printJson(io: CommandIo, value: unknown): void {
@@ -75,4 +91,40 @@ export function printTable(io: CommandIo, heading: readonly string[], rows: read
 /** Names come from outside: none may move the cursor or colour the terminal. */
 function printable(cell: string | undefined): string {
   return (cell ?? '').replaceAll(/\p{C}/gu, '�')
+}
+
+/** For options that may be repeated. @example .option('--role <role>', 'may be repeated', repeated, []) */
+export function repeated(value: string, previous: readonly string[]): string[] {
+  return [...previous, value]
+}
+
+/**
+ * A permission as it is written on the command line: `models:read@https://api.example.com`.
+ * @throws UsageError when it has no @
+ */
+export function parsePermission(text: string): { permission: string; resource: string } {
+  const at = text.indexOf('@')
+  if (at < 1) throw new UsageError(`'${text}' is not a permission: write type:action@resource`)
+  return { permission: text.slice(0, at), resource: text.slice(at + 1) }
+}
+
+/** As {@link parsePermission} reads it. */
+export function writePermission({ permission, resource }: { permission: string; resource: string }): string {
+  return `${permission}@${resource}`
+}
+
+/**
+ * A name and a value as they are written on the command line: `department=legal`.
+ * @throws UsageError when there is no =
+ */
+export function parsePair(text: string): [name: string, value: string] {
+  const equals = text.indexOf('=')
+  if (equals < 1) throw new UsageError(`'${text}' has no value: write name=value`)
+  return [text.slice(0, equals), text.slice(equals + 1)]
+}
+
+/** @throws UsageError when it is no whole number; what it may be is for others to say */
+export function parseWholeNumber(option: string, text: string): number {
+  if (!/^\d{1,9}$/.test(text)) throw new UsageError(`${option} must be a whole number, not '${text}'`)
+  return Number(text)
 }

@@ -1,0 +1,135 @@
+/** `latchkey roles …`: what people may do, by role. */
+import type { Command } from 'commander'
+import {
+  assignRole,
+  createRole,
+  deleteRole,
+  getRole,
+  grantPermission,
+  listRoles,
+  revokePermission,
+  unassignRole,
+} from '../access/roles.ts'
+import {
+  parsePermission,
+  printJson,
+  printTable,
+  repeated,
+  UsageError,
+  writePermission,
+  type CommandContext,
+} from './command.ts'
+import { findUserByName } from './users.ts'
+
+export function addRoles(program: Command, { io, actor, withDatabase }: CommandContext): void {
+  const roles = program.command('roles').description('what people may do, by role')
+
+  roles
+    .command('create')
+    .description('make a role')
+    .argument('<role>')
+    .option('--description <words>', 'what it is for', '')
+    .option('--permission <type:action@resource>', 'what it allows; may be repeated', repeated, [])
+    .option('--json', 'print JSON')
+    .action(async (name: string, options: { description: string; permission: string[]; json?: true }) => {
+      const permissions = options.permission.map(parsePermission)
+      const role = await withDatabase(({ db }) =>
+        db
+          .transaction()
+          .execute((trx) => createRole(trx, actor, { name, description: options.description, permissions })),
+      )
+      if (options.json) printJson(io, role)
+      else io.out(`The role ${role.name} is made, with ${role.permissions.length} permissions.`)
+    })
+
+  roles
+    .command('list')
+    .description('list the roles, what they allow, and how many people have them')
+    .option('--json', 'print JSON')
+    .action(async ({ json }: { json?: true }) => {
+      const found = await withDatabase(({ db }) => listRoles(db))
+      if (json) printJson(io, found)
+      else
+        printTable(
+          io,
+          ['role', 'users', 'permissions'],
+          found.map(({ name, users, permissions }) => [
+            name,
+            String(users),
+            permissions.map(writePermission).join(' '),
+          ]),
+        )
+    })
+
+  roles
+    .command('delete')
+    .description('remove a role from everyone who has it; their tokens end')
+    .argument('<role>')
+    .option('--yes', 'really')
+    .action(async (name: string, { yes }: { yes?: true }) => {
+      if (!yes) throw new UsageError('this takes the role from everyone who has it: confirm it with --yes')
+      await withDatabase(({ db }) => db.transaction().execute((trx) => deleteRole(trx, actor, { name })))
+      io.err(`The role ${name} is deleted.`)
+    })
+
+  const changes = [
+    { verb: 'grant', change: grantPermission, about: 'let a role do something', none: 'allowed that already' },
+    {
+      verb: 'revoke',
+      change: revokePermission,
+      about: 'take a permission from a role; the tokens of everyone who has it end',
+      none: 'did not allow that',
+    },
+  ] as const
+  for (const { verb, change, about, none } of changes) {
+    roles
+      .command(verb)
+      .description(about)
+      .argument('<role>')
+      .argument('<type:action@resource...>')
+      .option('--json', 'print JSON')
+      .action(async (role: string, texts: string[], { json }: { json?: true }) => {
+        const permissions = texts.map(parsePermission)
+        const { unchanged, after } = await withDatabase(({ db }) =>
+          db.transaction().execute(async (trx) => {
+            const unchanged: string[] = []
+            for (const permission of permissions) {
+              const isChanged = await change(trx, actor, { role, ...permission })
+              if (!isChanged) unchanged.push(writePermission(permission))
+            }
+            return { unchanged, after: await getRole(trx, role) }
+          }),
+        )
+        for (const permission of unchanged) io.err(`${role} ${none}: ${permission}`)
+        if (json) printJson(io, after)
+        else io.out(`${role} allows: ${after.permissions.map(writePermission).join(' ') || 'nothing'}`)
+      })
+  }
+
+  const assignments = [
+    { verb: 'assign', change: assignRole, about: 'give a person a role', done: 'has', none: 'had' },
+    {
+      verb: 'unassign',
+      change: unassignRole,
+      about: "take a role from a person; the person's tokens end",
+      done: 'no longer has',
+      none: 'did not have',
+    },
+  ] as const
+  for (const { verb, change, about, done, none } of assignments) {
+    roles
+      .command(verb)
+      .description(about)
+      .argument('<role>')
+      .argument('<user>', 'an id or an email address')
+      .action(async (role: string, name: string) => {
+        const isChanged = await withDatabase(({ db }) =>
+          db.transaction().execute(async (trx) => {
+            const user = await findUserByName(trx, name)
+            return change(trx, actor, { user_id: user.id, role })
+          }),
+        )
+        io.err(`${name} ${isChanged ? done : none} the role ${role}.`)
+      })
+  }
+}

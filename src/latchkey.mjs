@@ -1,0 +1,21 @@
+#!/usr/bin/env node
+// The `latchkey` program. Plain JavaScript, so that a Node which cannot read what follows still gets as far as saying so.
+import { existsSync } from 'node:fs'
+
+const leastNode = 24
+
+if (Number(process.versions.node.split('.')[0]) < leastNode) {
+  console.error(
+    [
+      `Latchkey needs Node ${leastNode} or newer, and this is Node ${process.versions.node}.`,
+      `In its repository: run \`npm ci\`, which brings Node ${leastNode} along (without --ignore-scripts),`,
+      'then `npm start`, or `npm run latchkey -- <command>`.',
+      `Installed as a package: install Node ${leastNode} from https://nodejs.org, and run it with that.`,
+    ].join('\n'),
+  )
+  process.exit(1)
+}
+
+const source = new URL('main.ts', import.meta.url)
+const { main } = await import(existsSync(source) ? source.href : new URL('main.js', import.meta.url).href)
+process.exitCode = await main(process.argv.slice(2))
