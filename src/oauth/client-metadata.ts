@@ -1,8 +1,8 @@
 /**
  * Our client rows as the metadata that oidc-provider validates (RFC 7591 names). Secrets are not among it: they are
- * hashed, so `client_secret` holds a value that nothing can match and the comparison is ours.
+ * hashed, so `client_secret` holds a value that nothing can match and the comparison is ours (clients.ts).
  */
-import { createHash, randomBytes, timingSafeEqual } from 'node:crypto'
+import { randomBytes } from 'node:crypto'
 import type { AdapterPayload } from 'oidc-provider'
 import type { ClientEntry } from './client-directory.ts'
 
@@ -41,15 +41,4 @@ export function clientMetadata({ row }: ClientEntry): AdapterPayload {
 
 function optional(name: string, value: unknown): Record<string, unknown> {
   return value === null ? {} : { [name]: value }
-}
-
-/** Compares with every living secret, in constant time, so that the time tells nothing about which. */
-export function matchesSecret({ secrets }: ClientEntry, candidate: string, now = new Date()): boolean {
-  const hash = createHash('sha256').update(candidate).digest()
-  let matches = false
-  for (const secret of secrets) {
-    const isLive = secret.expiresAt === null || secret.expiresAt > now
-    if (timingSafeEqual(hash, secret.hash) && isLive) matches = true
-  }
-  return matches
 }

@@ -72,6 +72,8 @@ export async function loadGrant(
   const before = JSON.stringify([grant.openid, grant.resources, grant.rejected])
   // Refusals are of now: roles may have been given or taken since the last time.
   delete grant.rejected
+  const { login } = (ctx.oidc.result ?? {}) as { login?: { signInVersion?: number } }
+  if (login?.signInVersion !== undefined) Object.assign(session, { signInVersion: login.signInVersion })
   // A grant must not outlive the sign-in that it came from, so it is as old as the session.
   const { signInVersion } = session as { signInVersion?: number }
   if (existing === undefined && signInVersion !== undefined) Object.assign(grant, { signInVersion })

@@ -19,7 +19,7 @@ import type { SecretRing } from '../signing/secret-ring.ts'
 import { findUserAccount } from './account.ts'
 import { accessTokenClaims, checkTokenSize } from './claims.ts'
 import { openClientDirectory, type ClientDirectory } from './client-directory.ts'
-import { matchesSecret } from './client-metadata.ts'
+import { clientSecretMatches } from './clients.ts'
 import { endpoints } from './endpoints.ts'
 import { loadGrant } from './grants.ts'
 import { openJwtAccessTokens } from './jwt-access-tokens.ts'
@@ -267,7 +267,6 @@ function createProvider(
       clientAuthSigningAlgValues: ['RS256', 'PS256', 'ES256', 'EdDSA', 'Ed25519'],
       dPoPSigningAlgValues: ['RS256', 'PS256', 'ES256', 'EdDSA', 'Ed25519'],
     },
-    enableHttpPostMethods: true,
     findAccount: (_ctx, id) => findUserAccount(requestDb(db), id),
     loadExistingGrant: (ctx) => loadGrant(db, directory, ctx),
     extraTokenClaims: (ctx, token) => accessTokenClaims(directory, ctx, token),
@@ -335,7 +334,7 @@ function adjust(provider: Provider, directory: ClientDirectory, store: Store): v
   // Secrets are hashed, so the comparison is ours; the default would compare with what is stored.
   provider.Client.prototype.compareClientSecret = async function compareClientSecret(candidate) {
     const client = await directory.findClient(this.clientId)
-    return client !== undefined && matchesSecret(client, candidate)
+    return client !== undefined && clientSecretMatches(client.secrets, candidate, new Date())
   }
   // Every session has one `sid`, the same in ID, access and logout tokens of all clients.
   provider.Client.prototype.includeSid = () => true
