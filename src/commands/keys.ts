@@ -1,11 +1,11 @@
 /** `latchkey keys …`: the signing keys, the other secrets, and the key that they rest under. */
 import type { Command } from 'commander'
 import { pino } from 'pino'
-import { openKeyEncryption, KeyEncryptionError, reseal, type KeyEncryption } from '../signing/key-encryption.ts'
+import { openKeyEncryption, reseal, type KeyEncryption } from '../signing/key-encryption.ts'
 import {
+  countMissingKeys,
   findSigningKeys,
   makeMissingKeys,
-  countMissingKeys,
   revokeKey,
   rotateKeys,
   SigningKeyNotReady,
@@ -142,16 +142,11 @@ function addReseal(keys: Command, context: CommandContext): void {
     .description('seal everything anew under the first key of LATCHKEY_KEY_ENCRYPTION_KEY, to replace the others')
     .option('--json', 'print JSON')
     .action(async ({ json }: { json?: true }) => {
-      const { keyId, resealed, unchanged } = await context
-        .withDatabase(async ({ db }) => {
-          const encryption = open(context)
-          const counts = await db.transaction().execute((trx) => reseal(trx, actor, { encryption }))
-          return { keyId: encryption.keyId, ...counts }
-        })
-        .catch((error: unknown) => {
-          if (!(error instanceof KeyEncryptionError)) throw error
-          throw new CommandFailed(error.message, { cause: error })
-        })
+      const { keyId, resealed, unchanged } = await context.withDatabase(async ({ db }) => {
+        const encryption = open(context)
+        const counts = await db.transaction().execute((trx) => reseal(trx, actor, { encryption }))
+        return { keyId: encryption.keyId, ...counts }
+      })
       if (json) printJson(io, { key_id: keyId, resealed, unchanged })
       else io.out(`${resealed} rows sealed anew under '${keyId}'; ${unchanged} were already`)
     })
