@@ -111,10 +111,11 @@ export async function superviseWorkers(settings: SupervisorSettings): Promise<nu
 }
 
 async function stopAll(ready: ReadonlySet<Worker>, { log, stopTimeoutSeconds }: SupervisorSettings): Promise<void> {
-  const workers = Object.values(cluster.workers ?? {}).filter((worker) => worker?.isDead() === false)
-  const gone = Promise.all(workers.map((worker) => worker && once(worker, 'exit')))
+  const workers = Object.values(cluster.workers ?? {})
+    .filter((worker) => worker !== undefined)
+    .filter((worker) => !worker.isDead())
+  const gone = Promise.all(workers.map(async (worker) => once(worker, 'exit')))
   for (const worker of workers) {
-    if (worker === undefined) continue
     // By message, not by signal: a supervisor may have signalled every process already, and a second one cuts it short.
     if (ready.has(worker) && worker.isConnected()) worker.send('stop' satisfies Message)
     else worker.process.kill('SIGKILL')

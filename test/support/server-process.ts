@@ -26,6 +26,9 @@ export interface ServerProcess {
   /** everything that it has written so far */
   readonly stdout: () => string
   readonly stderr: () => string
+  /** Stops reading what it writes, as a stalled log collector does; and reads on. */
+  pauseOutput(): void
+  resumeOutput(): void
   /** when it has ended, for whatever reason */
   readonly ended: Promise<Ending>
   /** Resolves once `/health/ready` answers 200. */
@@ -104,6 +107,8 @@ export async function startServer(settings: ServerSettings = {}): Promise<Server
     pid,
     stdout: () => stdout.join(''),
     stderr: () => stderr.join(''),
+    pauseOutput: () => void child.stdout.pause(),
+    resumeOutput: () => void child.stdout.resume(),
     ended,
     async ready(timeoutMs = 60_000) {
       const deadline = performance.now() + timeoutMs
