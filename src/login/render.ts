@@ -286,22 +286,30 @@ function readTemplates(viewsDir: string | undefined): StrictEta {
   return eta
 }
 
+/** What `strict` has made: an include is handed the page's data again, and must not copy all of it for each icon. */
+const made = new WeakSet<object>()
+
 /**
  * A copy of a page's data in which every name that is not there throws when it is asked for, however deep. A copy,
  * because a proxy may not answer for the properties of a frozen object with anything but themselves.
  */
 function strict(value: unknown): unknown {
-  if (Array.isArray(value)) return value.map(strict)
-  if (typeof value !== 'object' || value === null || Object.getPrototypeOf(value) !== Object.prototype) return value
-  const copy = Object.fromEntries(Object.entries(value).map(([key, item]) => [key, strict(item)]))
-  return new Proxy(copy, {
-    get(target, key) {
-      if (typeof key === 'string' && !Object.hasOwn(target, key)) {
-        throw new ReferenceError(`the page has no '${key}'; it has ${Object.keys(target).join(', ')}`)
-      }
-      return Reflect.get(target, key)
-    },
-  })
+  if (typeof value !== 'object' || value === null || made.has(value)) return value
+  if (!Array.isArray(value) && Object.getPrototypeOf(value) !== Object.prototype) return value
+  const copy = Array.isArray(value)
+    ? value.map(strict)
+    : new Proxy(Object.fromEntries(Object.entries(value).map(([key, item]) => [key, strict(item)])), refuseUnknownNames)
+  made.add(copy)
+  return copy
+}
+
+const refuseUnknownNames: ProxyHandler<Record<string, unknown>> = {
+  get(target, key) {
+    if (typeof key === 'string' && !Object.hasOwn(target, key)) {
+      throw new ReferenceError(`the page has no '${key}'; it has ${Object.keys(target).join(', ')}`)
+    }
+    return Reflect.get(target, key)
+  },
 }
 
 const entities: Readonly<Record<string, string>> = {
