@@ -11,6 +11,7 @@ import { pino } from 'pino'
 import { CommandEnded, CommandFailed, maxStdinBytes, type CommandContext, type CommandIo } from './commands/command.ts'
 import { callServer } from './commands/control-socket.ts'
 import { runCommand } from './commands/program.ts'
+import { addServe } from './commands/serve.ts'
 import { readConfig, type Config } from './config.ts'
 import { openDatabase, type Database } from './database/database.ts'
 import { DataFolderInUse } from './database/folder-lock.ts'
@@ -47,7 +48,7 @@ export async function main(argv: readonly string[]): Promise<number> {
       }
     },
   }
-  return runCommand(argv, context)
+  return runCommand(argv, context, [addServe])
 }
 
 /** How long a command waits for another one that has the data folder, in milliseconds. */

@@ -38,6 +38,8 @@ export interface PageSources {
 
 /** Lets the answer be a page: with our stylesheet, our images and our forms, and still without any script. */
 export function setPageHeaders(ctx: Context | ParameterizedContext, sources: PageSources = {}): void {
+  // With no-referrer a browser posts our own forms with `Origin: null`, and a form of ours could not be told from others.
+  ctx.set('Referrer-Policy', 'same-origin')
   ctx.set(
     'Content-Security-Policy',
     contentSecurityPolicy({

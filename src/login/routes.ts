@@ -15,7 +15,7 @@ import type { Config } from '../config.ts'
 import type { Database } from '../database/database.ts'
 import { readForm } from '../http/form-body.ts'
 import type { RequestState } from '../http/request-context.ts'
-import { setPageHeaders } from '../http/security-headers.ts'
+import { formActionOf, setPageHeaders } from '../http/security-headers.ts'
 import { findUserAccount, type UserAccount } from '../oauth/account.ts'
 import { giveConsent, listAuthorizedClients, withdrawConsent } from '../oauth/consents.ts'
 import { sortAskedScopes } from '../oauth/grants.ts'
@@ -243,6 +243,7 @@ export function loginRoutes(parts: LoginParts): Router {
         lastingDays: Math.floor(config.refreshTokenLifetimeSeconds / 86_400),
         redirectHost: new URL(String(interaction.params['redirect_uri'])).host,
       } satisfies ConsentPage),
+      logoUri,
     )
   }
 
@@ -336,10 +337,11 @@ export function loginRoutes(parts: LoginParts): Router {
   }
 
   /** The way from a form leads, by redirects, to the client: the browser must be allowed to go there. */
-  function page(ctx: Context, interaction: Interaction, html: string): void {
-    const target = URL.parse(String(interaction.params['redirect_uri']))
+  function page(ctx: Context, interaction: Interaction, html: string, logoUri?: string): void {
+    const logo = URL.parse(logoUri ?? '')
     setPageHeaders(ctx, {
-      formAction: target === null ? [] : [target.origin === 'null' ? target.protocol : target.origin],
+      formAction: [formActionOf(String(interaction.params['redirect_uri']))],
+      images: logo === null || logo.origin === 'null' ? [] : [logo.origin],
     })
     ctx.type = 'html'
     ctx.body = html

@@ -1,0 +1,113 @@
+/**
+ * `latchkey serve`: binds the port at once, opens the rest (server.ts), and says in readable lines what there is. In
+ * production it logs and prints nothing else.
+ */
+import { existsSync } from 'node:fs'
+import { join, relative } from 'node:path'
+import type { Command } from 'commander'
+import type { Config } from '../config.ts'
+import type { Database } from '../database/database.ts'
+import type { DemoData } from '../demo/demo-data.ts'
+import { demoStartUrl, serviceTokenCommand } from '../demo/routes.ts'
+import { requestLogFields } from '../http/request-context.ts'
+import { exitOnCrash, listen, stopOnSignals } from '../lifecycle.ts'
+import { openLog, type Logger } from '../log.ts'
+import { openServer } from '../server.ts'
+import { isWorker, reportToPrimary, superviseWorkers } from '../workers.ts'
+import { CommandEnded, type CommandContext, type CommandIo } from './command.ts'
+import { openControlSocket } from './control-socket.ts'
+import { runCommand } from './program.ts'
+
+export function addServe(program: Command, context: CommandContext): void {
+  program
+    .command('serve')
+    .description('start the server')
+    .action(async () => {
+      const { config, io } = context
+      const log = openLog({ ...config, fields: requestLogFields })
+      exitOnCrash(log)
+      if (config.workers > 1 && !isWorker()) throw new CommandEnded(await superviseWorkers({ ...config, log }))
+      await serve(config, io, log)
+    })
+}
+
+async function serve(config: Config, io: CommandIo, log: Logger): Promise<never> {
+  const say = config.isProduction || isWorker() ? () => undefined : (text: string) => io.out(text)
+  const listening = await listen(config)
+  say(`Latchkey listens on ${config.issuer}`)
+  announceDatabase(config, say)
+  const server = await openServer({ config, log, phase: listening.phase })
+  const socket = server.database.engine === 'pglite' ? await openCommands(config, server.database, log) : undefined
+  listening.ready(server.handle)
+  const stop = stopOnSignals(listening, {
+    ...config,
+    log,
+    async close() {
+      await socket?.close()
+      await server.close()
+    },
+  })
+  reportToPrimary(stop)
+  log.info({ address: config.issuer, database: server.database.engine }, 'ready')
+  if (server.demo !== undefined) announceDemo(server.demo, config, say)
+  // From here on signals decide.
+  return new Promise<never>(() => undefined)
+}
+
+/** Other processes cannot open the embedded database while this one has it: their commands are carried out here. */
+async function openCommands(config: Config, database: Database, log: Logger) {
+  return openControlSocket({
+    folder: config.dataDir,
+    async run({ argv, operator, io }) {
+      log.info({ command: argv.slice(0, 2).join(' ') }, 'carrying out a command')
+      return runCommand(argv, {
+        config,
+        io,
+        actor: { type: 'operator', id: operator },
+        now: () => new Date(),
+        withDatabase: (fn) => fn(database),
+      })
+    },
+  })
+}
+
+function announceDatabase(config: Config, say: (text: string) => void): void {
+  if (config.databaseUrl !== undefined) {
+    say('Opening the PostgreSQL database of DATABASE_URL')
+    return
+  }
+  const folder = shortPath(join(config.dataDir, 'pglite'))
+  const isNew = !existsSync(join(config.dataDir, 'pglite', 'PG_VERSION'))
+  say(
+    isNew
+      ? `Creating an embedded database in ${folder} (a few seconds, this once)`
+      : `Opening the embedded database in ${folder}`,
+  )
+}
+
+function announceDemo(demo: DemoData, config: Config, say: (text: string) => void): void {
+  const { web, spa, service } = demo.clients
+  say(`
+Ready. For development only, everything here also stands in ${shortPath(join(config.dataDir, 'demo.json'))}:
+
+  Sign in as      ${demo.user.email}   ${demo.user.password}
+  Administrator   ${demo.admin.email}   ${demo.admin.password}
+
+  Web client      ${web.client_id}       secret ${web.client_secret}
+  Browser client  ${spa.client_id}       no secret (PKCE)
+  Service         ${service.client_id}   secret ${service.client_secret}
+
+A token for the service:
+  ${serviceTokenCommand(demo)}
+
+Sign in as a person, and see the tokens decoded:
+  ${demoStartUrl(demo)}
+
+Stop with Ctrl-C.
+`)
+}
+
+function shortPath(path: string): string {
+  const short = relative(process.cwd(), path)
+  return short.startsWith('..') ? path : `./${short}`
+}
