@@ -49,9 +49,11 @@ export function openBlocklist(file?: string): Blocklist {
 
 /**
  * Everything that speaks against a new password; empty when it is good.
- * @param plain in Normalization Form C
+ * @param typed as the person typed it
  */
-export function findPasswordProblems(plain: string, blocklist: Blocklist, context: PasswordContext): PasswordProblem[] {
+export function findPasswordProblems(typed: string, blocklist: Blocklist, context: PasswordContext): PasswordProblem[] {
+  // NFC may shorten a text to a third; what is longer than that is not worth normalising.
+  const plain = typed.length > maxPasswordBytes * 3 ? typed : typed.normalize('NFC')
   if (!plain.isWellFormed()) {
     return [{ constraint: 'well_formed', message: 'This password holds characters that are not valid Unicode.' }]
   }

@@ -71,9 +71,9 @@ const saltBytes = 16
 const hashBytes = 32
 const version = 0x13
 
-/** Argon2id in its one current version, with bounded salt and hash, and nothing else (no key id, no data). */
+/** Argon2id in its one current version, with bounded parameters, salt and hash, and nothing else (no key id, no data). */
 const supportedHash =
-  /^\$argon2id\$v=19\$m=([1-9]\d{0,7}),t=([1-9]\d{0,4}),p=([1-9]\d?)\$([A-Za-z0-9+/]{11,86})\$([A-Za-z0-9+/]{22,86})$/
+  /^\$argon2id\$v=19\$((?:[mtp]=[1-9]\d{0,7},?){3})\$([A-Za-z0-9+/]{11,86})\$([A-Za-z0-9+/]{22,86})$/
 
 /**
  * @throws WorkFactorError when the work factor must not be used
@@ -98,7 +98,7 @@ export function openPasswords({ config, workFactor, log }: PasswordsSettings): P
 
   return {
     check: (plain, context = {}) =>
-      findPasswordProblems(plain.normalize('NFC'), blocklist, {
+      findPasswordProblems(plain, blocklist, {
         ...context,
         words: [...productWords, ...(context.words ?? [])],
       }),
@@ -108,7 +108,10 @@ export function openPasswords({ config, workFactor, log }: PasswordsSettings): P
       if (bytes === undefined) {
         throw new UnhashablePassword(`a password is well-formed Unicode of at most ${maxPasswordBytes} bytes`)
       }
-      return (await gate.run(() => argon2.hash(bytes, argonOptions(current)))) as PasswordHash
+      const today = current
+      const options = argonOptions(today)
+      const hash = await gate.run(() => argon2.hash(bytes, { ...options, raw: true }))
+      return toPhc(today, options.salt, hash) as PasswordHash
     },
 
     async verify(phc, plain) {
@@ -151,7 +154,7 @@ function toBytes(plain: string): Buffer | undefined {
   return bytes.length > maxPasswordBytes ? undefined : bytes
 }
 
-function argonOptions({ memoryKib, timeCost, parallelism }: WorkFactor): HashOptions {
+function argonOptions({ memoryKib, timeCost, parallelism }: WorkFactor): HashOptions & { salt: Buffer } {
   return {
     type: argon2.argon2id,
     version,
@@ -164,20 +167,21 @@ function argonOptions({ memoryKib, timeCost, parallelism }: WorkFactor): HashOpt
 }
 
 /** A PHC string that no password matches: its hash is random, so checking it costs all the work and always fails. */
-function makeDecoy({ memoryKib, timeCost, parallelism }: WorkFactor): string {
-  const base64 = (bytes: number) => randomBytes(bytes).toString('base64').replaceAll('=', '')
-  return `$argon2id$v=19$m=${memoryKib},t=${timeCost},p=${parallelism}$${base64(saltBytes)}$${base64(hashBytes)}`
+const makeDecoy = (workFactor: WorkFactor): string => toPhc(workFactor, randomBytes(saltBytes), randomBytes(hashBytes))
+
+/** In the order of the reference implementation (m, t, p), which some readers insist on; the library writes another. */
+function toPhc({ memoryKib, timeCost, parallelism }: WorkFactor, salt: Buffer, hash: Buffer): string {
+  const [saltText, hashText] = [salt, hash].map((bytes) => bytes.toString('base64').replaceAll('=', ''))
+  return `$argon2id$v=19$m=${memoryKib},t=${timeCost},p=${parallelism}$${saltText}$${hashText}`
 }
 
-/** The parameters inside a stored hash; undefined when it must not be checked. */
+/** The parameters inside a stored hash, in any order; undefined when it must not be checked. */
 function readParameters(phc: string): WorkFactor | undefined {
-  const [, memoryKib, timeCost, parallelism] = supportedHash.exec(phc) ?? []
-  if (memoryKib === undefined) return undefined
-  const parameters = {
-    memoryKib: Number(memoryKib),
-    timeCost: Number(timeCost),
-    parallelism: Number(parallelism),
-  }
+  const [, text] = supportedHash.exec(phc) ?? []
+  const values = new Map(text?.split(',').map((part) => [part[0], Number(part.slice(2))]))
+  const [memoryKib, timeCost, parallelism] = [values.get('m'), values.get('t'), values.get('p')]
+  if (memoryKib === undefined || timeCost === undefined || parallelism === undefined) return undefined
+  const parameters = { memoryKib, timeCost, parallelism }
   return isWithinCeiling(parameters) ? parameters : undefined
 }
 

@@ -1,0 +1,125 @@
+import { beforeAll, beforeEach, describe, expect, it } from 'vitest'
+import { systemActor } from '../../src/audit/audit.ts'
+import { readConfig } from '../../src/config.ts'
+import type { Db } from '../../src/database/database.ts'
+import { calibrate } from '../../src/users/calibration.ts'
+import { measureOnce } from '../../src/users/password.ts'
+import {
+  checkWorkFactor,
+  defaultWorkFactor,
+  readWorkFactor,
+  storeWorkFactor,
+  WorkFactorError,
+} from '../../src/users/work-factor.ts'
+import { eachDatabase } from '../support/databases.ts'
+
+const stored = { memoryKib: 47_104, timeCost: 5, parallelism: 2 }
+const config = (environment: Record<string, string> = {}) => readConfig({ NODE_ENV: 'test', ...environment })
+
+eachDatabase((open) => {
+  let db: Db
+  beforeAll(async () => {
+    db = (await open()).db
+  })
+  beforeEach(async () => {
+    await db.deleteFrom('settings').execute()
+  })
+
+  it('refuses a stored work factor that nobody can read, instead of falling back to the default', async () => {
+    for (const value of [
+      { memory_kib: 'much', time_cost: 3, parallelism: 1 },
+      { memory_kib: 65_536, time_cost: 3 },
+      [],
+      null,
+      { memory_kib: 65_536, time_cost: 3, parallelism: 1, more: 1 },
+    ]) {
+      await db
+        .insertInto('settings')
+        .values({ name: 'password-work-factor', value: JSON.stringify(value) })
+        .onConflict((conflict) => conflict.column('name').doUpdateSet({ value: JSON.stringify(value) }))
+        .execute()
+      await expect(readWorkFactor(db, config())).rejects.toThrow(WorkFactorError)
+    }
+  })
+
+  it('refuses one below the floor, from the environment and for storing', async () => {
+    await expect(readWorkFactor(db, config({ LATCHKEY_PASSWORD_MEMORY_KIB: '1024' }))).rejects.toThrow(/too low/)
+    const weak = { memoryKib: 7_168, timeCost: 4, parallelism: 1 }
+    await expect(db.transaction().execute((trx) => storeWorkFactor(trx, systemActor, weak))).rejects.toThrow(/too low/)
+    expect(await db.selectFrom('settings').selectAll().execute()).toEqual([])
+  })
+
+  it('takes the environment before what was stored, and that before the default', async () => {
+    expect(await readWorkFactor(db, config())).toEqual(defaultWorkFactor)
+    await db.transaction().execute((trx) => storeWorkFactor(trx, systemActor, stored))
+    expect(await readWorkFactor(db, config())).toEqual(stored)
+    expect(await readWorkFactor(db, config({ LATCHKEY_PASSWORD_TIME_COST: '7' }))).toEqual({ ...stored, timeCost: 7 })
+  })
+
+  it('records who stored which, and what it was before', async () => {
+    const actor = { type: 'operator', id: 'olga' } as const
+    for (const timeCost of [5, 6]) {
+      await db.transaction().execute((trx) => storeWorkFactor(trx, actor, { ...stored, timeCost }))
+    }
+    const rows = await db.selectFrom('audit_events').selectAll().where('actor_id', '=', 'olga').orderBy('id').execute()
+    expect(rows).toMatchObject([
+      { action: 'setting.changed', actor_id: 'olga', target_id: 'password-work-factor', details: { before: null } },
+      { details: { before: { time_cost: 5 }, after: { memory_kib: 47_104, time_cost: 6, parallelism: 2 } } },
+    ])
+  })
+})
+
+describe('the floor', () => {
+  it.each([
+    [47_104, 1],
+    [19_456, 2],
+    [12_288, 3],
+    [9_216, 4],
+    [7_168, 5],
+    [65_536, 1],
+    [19_456, 9],
+  ])('allows %i KiB × %i', (memoryKib, timeCost) => {
+    expect(checkWorkFactor({ memoryKib, timeCost, parallelism: 1 })).toMatchObject({ memoryKib, timeCost })
+  })
+
+  it.each([
+    [47_103, 1],
+    [19_455, 2],
+    [12_287, 3],
+    [9_215, 4],
+    [7_167, 50],
+  ])('forbids %i KiB × %i', (memoryKib, timeCost) => {
+    expect(() => checkWorkFactor({ memoryKib, timeCost, parallelism: 1 })).toThrow(WorkFactorError)
+  })
+})
+
+describe('calibration', () => {
+  it('takes the floor when even that is too slow, and says so', async () => {
+    const { chosen, isWithinTarget, rows } = await calibrate({ targetMs: 0.001 })
+    expect(checkWorkFactor(chosen.workFactor)).toEqual({ memoryKib: 19_456, timeCost: 2, parallelism: 1 })
+    expect(isWithinTarget).toBe(false)
+    expect(rows.length).toBeGreaterThanOrEqual(1)
+  })
+
+  it('stops when its time is over, with something that may be used', async () => {
+    const startedAt = performance.now()
+    const { chosen, endedEarly } = await calibrate({ targetMs: 5_000, maxSeconds: 1 })
+    // One hash may still be running at the deadline: at most the double of one that fitted in the second before.
+    expect(performance.now() - startedAt).toBeLessThan(10_000)
+    expect(endedEarly).toBe(true)
+    expect(checkWorkFactor(chosen.workFactor)).toEqual(chosen.workFactor)
+  })
+
+  it('finds the dearest that stays within the target, and shows every measurement', async () => {
+    const targetMs = 3 * (await measureOnce({ ...defaultWorkFactor, timeCost: 1 }))
+    const { chosen, rows, isWithinTarget } = await calibrate({ targetMs, maxSeconds: 60 })
+    expect(isWithinTarget).toBe(true)
+    expect(chosen.workFactor.memoryKib).toBe(65_536)
+    expect(chosen.msPerHash).toBeLessThanOrEqual(targetMs)
+    const dearer = rows.find(({ workFactor }) => workFactor.timeCost === chosen.workFactor.timeCost + 1)
+    expect(dearer?.msPerHash).toBeGreaterThan(targetMs)
+    for (const { msPerHash, guessesPerDay } of rows) expect(guessesPerDay).toBe(Math.floor(86_400_000 / msPerHash))
+    const work = rows.map(({ workFactor }) => workFactor.memoryKib * workFactor.timeCost)
+    expect(work).toEqual([...work].sort((a, b) => a - b))
+  })
+})
