@@ -3,18 +3,21 @@
  * SIGTERM goes so that nobody notices: it says that it is going, answers what is under way, and only then closes.
  * Several processes on one port are workers.ts's.
  */
-import { createServer, type RequestListener, type Server, type ServerResponse } from 'node:http'
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Config } from './config.ts'
 import type { Phase } from './http/health.ts'
 import type { Logger } from './log.ts'
+
+/** What answers a request, such as Koa's `app.callback()`. It deals with its own errors. */
+export type Handler = (req: IncomingMessage, res: ServerResponse) => unknown
 
 export interface Listening {
   readonly server: Server
   /** where the process is in its life */
   readonly phase: () => Phase
   /** Gives every request from now on to `handler`. */
-  ready(handler: RequestListener): void
+  ready(handler: Handler): void
   /**
    * Answers for `drainSeconds` more, with `Connection: close`, while load balancers learn that it is going; then takes
    * no more connections, and ends when the last is done, or cuts it `stopTimeoutSeconds` after the call.
@@ -36,7 +39,7 @@ const maxConnections = 10_000
 /** @throws CannotListen */
 export async function listen(settings: ListenSettings): Promise<Listening> {
   let phase: Phase = 'starting'
-  let handle: RequestListener = answerStarting
+  let handle: Handler = answerStarting
   const underWay = new Set<ServerResponse>()
 
   const server = createServer(
@@ -106,7 +109,7 @@ function readable(error: unknown, host: string, port: number): unknown {
 }
 
 /** While the rest opens: alive, and not ready. */
-const answerStarting: RequestListener = (req, res) => {
+const answerStarting: Handler = (req, res) => {
   const isLive = req.url === '/health/live'
   const body = JSON.stringify({ status: isLive ? 'live' : 'starting' })
   res.writeHead(isLive ? 200 : 503, {
