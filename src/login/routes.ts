@@ -21,7 +21,7 @@ import { giveConsent, listAuthorizedClients, withdrawConsent } from '../oauth/co
 import { sortAskedScopes } from '../oauth/grants.ts'
 import { accountClientId } from '../oauth/own-entries.ts'
 import { passwordAcr, type OAuth } from '../oauth/provider.ts'
-import { openidScopes } from '../oauth/scopes.ts'
+import { openidScopes, scopeOfClaim } from '../oauth/scopes.ts'
 import { signOut } from '../oauth/sessions.ts'
 import { describeScopes } from '../oauth/shown-scopes.ts'
 import { Problem } from '../problems.ts'
@@ -211,7 +211,8 @@ export function loginRoutes(parts: LoginParts): Router {
       .filter((scope) => scope !== '')
     const named = interaction.params['resource'] ?? entry.row.default_resource ?? []
     const resources = (Array.isArray(named) ? named : [named]).map(String)
-    const openid = scopes.filter((scope) => (openidScopes as readonly string[]).includes(scope))
+    const { missingOIDCClaims: claims = [] } = interaction.prompt.details as { missingOIDCClaims?: string[] }
+    const openid = openidScopes.filter((scope) => scopes.includes(scope) || claims.map(scopeOfClaim).includes(scope))
     return {
       client,
       entry,

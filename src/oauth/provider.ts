@@ -24,7 +24,7 @@ import { endpoints } from './endpoints.ts'
 import { loadGrant } from './grants.ts'
 import { openJwtAccessTokens } from './jwt-access-tokens.ts'
 import { openOutgoing, type OutgoingFetch } from './outgoing.ts'
-import { describeResource, findDefaultResource, openidScopes } from './scopes.ts'
+import { claimsOfScopes, describeResource, findDefaultResource, openidScopes } from './scopes.ts'
 import { openStore, type Store } from './store.ts'
 import { answerInTransaction } from './token-endpoint.ts'
 import { requestDb } from './token-transaction.ts'
@@ -233,30 +233,12 @@ function createProvider(
       iss: null,
       sid: null,
       openid: ['sub'],
-      profile: [
-        'birthdate',
-        'family_name',
-        'gender',
-        'given_name',
-        'locale',
-        'middle_name',
-        'name',
-        'nickname',
-        'picture',
-        'preferred_username',
-        'profile',
-        'updated_at',
-        'website',
-        'zoneinfo',
-      ],
-      email: ['email', 'email_verified'],
-      address: ['address'],
-      phone: ['phone_number', 'phone_number_verified'],
+      ...claimsOfScopes,
     },
     acrValues: [passwordAcr],
     clientAuthMethods: ['client_secret_basic', 'client_secret_post', 'private_key_jwt', 'none'],
     // Only S256 exists in the provider; `plain` is refused.
-    pkce: { required: (_ctx, client) => client['requirePkce'] !== false },
+    pkce: { required: (_ctx, client) => client['require_pkce'] !== false },
     extraClientMetadata: { properties: ['require_pkce'], validator: () => undefined },
     allowOmittingSingleRegisteredRedirectUri: false,
     clockTolerance: 15,

@@ -10,6 +10,34 @@ import type { ClientDirectory, ClientEntry } from './client-directory.ts'
 /** Scopes of OpenID Connect, that no resource owns. */
 export const openidScopes = ['openid', 'offline_access', 'profile', 'email', 'address', 'phone'] as const
 
+/** Which claims about a person each of those scopes asks for (OpenID Connect Core §5.4). */
+export const claimsOfScopes = {
+  profile: [
+    'birthdate',
+    'family_name',
+    'gender',
+    'given_name',
+    'locale',
+    'middle_name',
+    'name',
+    'nickname',
+    'picture',
+    'preferred_username',
+    'profile',
+    'updated_at',
+    'website',
+    'zoneinfo',
+  ],
+  email: ['email', 'email_verified'],
+  address: ['address'],
+  phone: ['phone_number', 'phone_number_verified'],
+}
+
+/** A claim asked for by its name (§5.5) needs the same agreement as the scope that holds it. */
+export function scopeOfClaim(claim: string): string {
+  return Object.entries(claimsOfScopes).find(([, claims]) => claims.includes(claim))?.[0] ?? 'openid'
+}
+
 const isOpenidScope = (scope: string) => (openidScopes as readonly string[]).includes(scope)
 
 /** The scope parameter, apart from OpenID Connect's own. */

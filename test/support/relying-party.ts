@@ -57,6 +57,7 @@ export function query(parameters: RequestParameters): URLSearchParams {
 export interface Asked {
   readonly url: string
   readonly parameters: URLSearchParams
+  /** '' where no challenge was sent */
   readonly verifier: string
   readonly state: string
 }
@@ -75,7 +76,12 @@ export function ask(provider: TestProvider, client: RegisteredClient, parameters
     code_challenge_method: 'S256',
     ...parameters,
   })
-  return { url: `${provider.issuer}/authorize?${all}`, parameters: all, verifier, state }
+  return {
+    url: `${provider.issuer}/authorize?${all}`,
+    parameters: all,
+    verifier: all.has('code_challenge') ? verifier : '',
+    state,
+  }
 }
 
 /** For clients that need no PKCE. */
@@ -123,7 +129,7 @@ export function exchange(
       grant_type: 'authorization_code',
       code: answered.code,
       redirect_uri: client.redirect_uri,
-      code_verifier: answered.verifier,
+      code_verifier: answered.verifier === '' ? undefined : answered.verifier,
       ...options.parameters,
     }),
     options.headers,

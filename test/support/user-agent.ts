@@ -20,9 +20,12 @@ export interface Form {
 export class UserAgent {
   readonly #cookies = new Map<string, { value: string; path: string; host: string }>()
   readonly #headers: Readonly<Record<string, string>>
+  readonly #listensAt: string | undefined
 
-  constructor(headers: Readonly<Record<string, string>> = {}) {
+  /** @param listensAt where to send requests instead of the host that they name, as a proxy in front of it would */
+  constructor(headers: Readonly<Record<string, string>> = {}, listensAt?: string) {
     this.#headers = headers
+    this.#listensAt = listensAt
   }
 
   /** name → value of every cookie, whatever its path */
@@ -44,7 +47,8 @@ export class UserAgent {
       .map(([key, { value }]) => `${key.split('|')[0]}=${value}`)
       .join('; ')
     if (cookie !== '') headers.set('cookie', cookie)
-    const response = await fetch(target, { ...init, headers, redirect: 'manual' })
+    const address = this.#listensAt === undefined ? target : new URL(target.pathname + target.search, this.#listensAt)
+    const response = await fetch(address, { ...init, headers, redirect: 'manual' })
     for (const line of response.headers.getSetCookie()) this.#remember(target, line)
     return { status: response.status, url: target, headers: response.headers, html: await response.text() }
   }
