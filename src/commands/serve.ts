@@ -4,40 +4,36 @@
  */
 import { existsSync } from 'node:fs'
 import { join, relative } from 'node:path'
-import type { Command } from 'commander'
 import type { Config } from '../config.ts'
 import type { Database } from '../database/database.ts'
 import type { DemoData } from '../demo/demo-data.ts'
 import { demoStartUrl, serviceTokenCommand } from '../demo/routes.ts'
 import { requestLogFields } from '../http/request-context.ts'
-import { exitOnCrash, listen, stopOnSignals } from '../lifecycle.ts'
+import { exitOnCrash, listen, stopOnSignals, type Listening } from '../lifecycle.ts'
 import { openLog, type Logger } from '../log.ts'
-import { openServer } from '../server.ts'
+import { NotServable, openServer } from '../server.ts'
 import { isWorker, reportToPrimary, superviseWorkers } from '../workers.ts'
-import { CommandEnded, type CommandContext, type CommandIo } from './command.ts'
+import { CommandEnded, CommandFailed, type CommandContext } from './command.ts'
 import { openControlSocket } from './control-socket.ts'
 import { runCommand } from './program.ts'
 
-export function addServe(program: Command, context: CommandContext): void {
-  program
-    .command('serve')
-    .description('start the server')
-    .action(async () => {
-      const { config, io } = context
-      const log = openLog({ ...config, fields: requestLogFields })
-      exitOnCrash(log)
-      if (config.workers > 1 && !isWorker()) throw new CommandEnded(await superviseWorkers({ ...config, log }))
-      await serve(config, io, log)
-    })
-}
-
-async function serve(config: Config, io: CommandIo, log: Logger): Promise<never> {
+/**
+ * Serves until a signal ends the process.
+ * @throws CommandEnded when the workers have ended; everything that keeps the server from starting
+ */
+export async function serve({ config, io }: CommandContext): Promise<never> {
+  const log = openLog({ ...config, fields: requestLogFields })
+  exitOnCrash(log)
+  if (config.workers > 1 && !isWorker()) throw new CommandEnded(await superviseWorkers({ ...config, log }))
   const say = config.isProduction || isWorker() ? () => undefined : (text: string) => io.out(text)
   const listening = await listen(config)
   say(`Latchkey listens on ${config.issuer}`)
   announceDatabase(config, say)
-  const server = await openServer({ config, log, phase: listening.phase })
-  const socket = server.database.engine === 'pglite' ? await openCommands(config, server.database, log) : undefined
+  const { server, socket } = await open(config, log, listening).catch(async (error: unknown) => {
+    // Else the open port would keep the process alive that has nothing to serve.
+    await listening.stop({ drainSeconds: 0, stopTimeoutSeconds: 0 })
+    throw error instanceof NotServable ? new CommandFailed(error.message, { cause: error }) : error
+  })
   listening.ready(server.handle)
   const stop = stopOnSignals(listening, {
     ...config,
@@ -52,6 +48,17 @@ async function serve(config: Config, io: CommandIo, log: Logger): Promise<never>
   if (server.demo !== undefined) announceDemo(server.demo, config, say)
   // From here on signals decide.
   return new Promise<never>(() => undefined)
+}
+
+async function open(config: Config, log: Logger, { phase }: Listening) {
+  const server = await openServer({ config, log, phase })
+  try {
+    const socket = server.database.engine === 'pglite' ? await openCommands(config, server.database, log) : undefined
+    return { server, socket }
+  } catch (error) {
+    await server.close()
+    throw error
+  }
 }
 
 /** Other processes cannot open the embedded database while this one has it: their commands are carried out here. */
