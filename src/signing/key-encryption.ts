@@ -147,27 +147,21 @@ export async function reseal(
   let resealed = 0
   let unchanged = 0
 
-  for (let last = ''; ;) {
-    const page = await trx
-      .selectFrom('signing_keys')
-      .select(['kid', 'sealed_private_jwk'])
-      .where('kid', '>', last)
-      .where('sealed_private_jwk', 'is not', null)
-      .orderBy('kid')
-      .limit(pageSize)
-      .forUpdate()
-      .execute()
-    for (const { kid, sealed_private_jwk: sealed } of page) {
-      if (sealed === null) continue
-      const again = sealAgain(encryption, signingKeyRow(kid), sealed)
-      if (again === undefined) unchanged += 1
-      else {
-        await trx.updateTable('signing_keys').set({ sealed_private_jwk: again }).where('kid', '=', kid).execute()
-        resealed += 1
-      }
+  // Few at any time: those that are used no more are erased.
+  const keys = await trx
+    .selectFrom('signing_keys')
+    .select(['kid', 'sealed_private_jwk'])
+    .where('sealed_private_jwk', 'is not', null)
+    .forUpdate()
+    .execute()
+  for (const { kid, sealed_private_jwk: sealed } of keys) {
+    if (sealed === null) continue
+    const again = sealAgain(encryption, signingKeyRow(kid), sealed)
+    if (again === undefined) unchanged += 1
+    else {
+      await trx.updateTable('signing_keys').set({ sealed_private_jwk: again }).where('kid', '=', kid).execute()
+      resealed += 1
     }
-    last = page.at(-1)?.kid ?? ''
-    if (page.length < pageSize) break
   }
 
   for (let last = ''; ;) {
