@@ -117,7 +117,11 @@ export async function startServer(settings: ServerSettings = {}): Promise<Server
           const how = ending === undefined ? `was not ready after ${timeoutMs} ms` : `ended: ${JSON.stringify(ending)}`
           throw new Error(`The server ${how}.\n${server.stdout().slice(-4_000)}\n${server.stderr().slice(-4_000)}`)
         }
-        const answer = await fetch(`${url}/health/ready`, { signal: AbortSignal.timeout(2_000) }).catch(() => undefined)
+        const answer = await fetch(`${url}/health/ready`, {
+          // No connection stays behind that a later request could find dead.
+          headers: { Connection: 'close' },
+          signal: AbortSignal.timeout(2_000),
+        }).catch(() => undefined)
         await answer?.arrayBuffer()
         if (answer?.status === 200) return
         await sleep(50)
