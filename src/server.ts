@@ -71,7 +71,7 @@ export async function openServer({ config, log, phase }: ServerParts): Promise<O
     const database = opened(await openDatabase(databaseSettings(config), log))
     await prepareSchema(database, config)
     const changes = opened(await openChanges(database, config.databaseUrl, log))
-    const encryption = await openKeyEncryption({ config, log })
+    const encryption = openKeyEncryption({ config, log })
     const keyRing = opened(await openKeyRing({ database, changes, encryption, config, log }))
     const secretRing = opened(await openSecretRing({ database, changes, encryption, log }))
     const workFactor = await readWorkFactor(database.db, config)

@@ -56,7 +56,7 @@ const webId = 'demo-web'
 const spaId = 'demo-spa'
 const serviceId = 'demo-service'
 const settingName = 'demo'
-const demoLock = 0x1a7c_0003
+const demoLock = 0x1a7c_0013
 
 /** Makes the demo data if it is not there yet, and writes demo.json. */
 export async function ensureDemoData(

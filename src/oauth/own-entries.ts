@@ -40,7 +40,7 @@ export const managementPermissions = [
   ['plans:write', 'change usage plans'],
 ] as const
 
-const ownEntriesLock = 0x1a7c_0002
+const ownEntriesLock = 0x1a7c_0012
 
 /** Registers what is missing and leaves the rest alone; any number of processes may do so at once. */
 export async function ensureOwnEntries(db: Db, issuer: string): Promise<void> {

@@ -14,6 +14,7 @@ import type { Logger } from 'pino'
 import type { Config } from '../config.ts'
 import type { Changes } from '../database/changes.ts'
 import { isDatabaseUnavailable, type Database } from '../database/database.ts'
+import { formActionOf } from '../http/security-headers.ts'
 import type { KeyRing } from '../signing/key-ring.ts'
 import type { SecretRing } from '../signing/secret-ring.ts'
 import { findUserAccount } from './account.ts'
@@ -108,6 +109,7 @@ export function openOAuth(parts: OAuthParts): OAuth {
     await answerInTransaction(database.db, ctx, () => answer(ctx, next))
     await jwtAccessTokens.answerDeclined(ctx as unknown as KoaContextWithOIDC)
     setCaching(ctx, config.jwksMaxAgeSeconds)
+    allowFormPost(ctx as unknown as KoaContextWithOIDC)
     answerUnavailable(ctx)
   }
 
@@ -128,6 +130,19 @@ function setCaching(ctx: Context, maxAgeSeconds: number): void {
   if (ctx.status === 200 && ctx.path.startsWith('/.well-known/')) {
     ctx.set('Cache-Control', `public, max-age=${maxAgeSeconds}`)
   }
+}
+
+/**
+ * The provider's own page that posts itself (response_mode=form_post, a sign-out without a session), told by the script
+ * whose hash it has added: its form may go where it leads, and to where that redirects.
+ */
+function allowFormPost(ctx: KoaContextWithOIDC): void {
+  const policy = ctx.response.get('Content-Security-Policy')
+  const action = /<form method="post" action="([^"]+)">/.exec(typeof ctx.body === 'string' ? ctx.body : '')?.[1]
+  if (!policy.includes("script-src 'sha256-") || action === undefined) return
+  const next = ctx.oidc.params?.['post_logout_redirect_uri']
+  const targets = [action, ...(typeof next === 'string' ? [next] : [])].map(formActionOf)
+  ctx.set('Content-Security-Policy', policy.replace("form-action 'none'", `form-action ${targets.join(' ')}`))
 }
 
 /** A database that is away or busy is nobody's mistake: 503, and when to come back. */
