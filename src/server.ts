@@ -126,7 +126,8 @@ export async function openServer({ config, log, phase }: ServerParts): Promise<O
     for (const middleware of middlewares) app.use(middleware as Middleware)
     app.on('error', (error: unknown) => log.error({ error }, 'a request failed'))
 
-    return { handle: app.callback(), database, demo, close }
+    const answer = app.callback()
+    return { handle: (req, res) => void answer(req, res), database, demo, close }
   } catch (error) {
     await close().catch((closing: unknown) => log.warn({ error: closing }, 'closing failed'))
     throw error

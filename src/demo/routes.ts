@@ -3,7 +3,7 @@
  * sends the browser to sign in, exchanges the code at the token endpoint over HTTP, and shows the tokens decoded.
  */
 import { createHash, randomBytes, timingSafeEqual } from 'node:crypto'
-import Router from '@koa/router'
+import { Router } from '@koa/router'
 import { decodeJwt, decodeProtectedHeader } from 'jose'
 import type { Context } from 'koa'
 import { z } from 'zod'

@@ -1,4 +1,4 @@
-import Router from '@koa/router'
+import { Router } from '@koa/router'
 import { setPageHeaders } from '../http/security-headers.ts'
 import type { Views } from './render.ts'
 

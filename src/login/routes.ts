@@ -6,7 +6,7 @@
  * Every form carries a CSRF token and answers 303, so that reloading repeats nothing. Everything of one interaction lies
  * under /interaction/:uid, the path of the cookie that holds it.
  */
-import Router from '@koa/router'
+import { Router } from '@koa/router'
 import type { Context } from 'koa'
 import { errors, type Client, type Provider, type Session } from 'oidc-provider'
 import type { Logger } from 'pino'
@@ -180,7 +180,7 @@ export function loginRoutes(parts: LoginParts): Router {
   async function showLogin(
     ctx: Context,
     interaction: Interaction,
-    again: { readonly status: number; readonly login: string; readonly problem: LoginProblem } | undefined = undefined,
+    again?: { readonly status: number; readonly login: string; readonly problem: LoginProblem },
   ): Promise<void> {
     const client = await clientOf(interaction)
     const hint = interaction.params['login_hint']
@@ -206,9 +206,8 @@ export function loginRoutes(parts: LoginParts): Router {
     const account = await findUserAccount(database.db, interaction.session?.accountId ?? '')
     const entry = await oauth.directory.findClient(client.clientId)
     if (account === undefined || entry === undefined) throw new Problem('FORM_EXPIRED')
-    const scopes = String(interaction.params['scope'] ?? '')
-      .split(' ')
-      .filter((scope) => scope !== '')
+    const { scope } = interaction.params
+    const scopes = typeof scope === 'string' ? scope.split(' ').filter((name) => name !== '') : []
     const named = interaction.params['resource'] ?? entry.row.default_resource ?? []
     const resources = (Array.isArray(named) ? named : [named]).map(String)
     const { missingOIDCClaims: claims = [] } = interaction.prompt.details as { missingOIDCClaims?: string[] }
@@ -310,7 +309,7 @@ export function loginRoutes(parts: LoginParts): Router {
   }
 
   async function findSession(ctx: Context): Promise<{ uid: string; userId: string } | undefined> {
-    const session: Session = await oauth.provider().Session.get(ctx as never)
+    const session: Session = await oauth.provider().Session.get(ctx)
     return session.accountId === undefined ? undefined : { uid: session.uid, userId: session.accountId }
   }
 

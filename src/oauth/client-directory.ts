@@ -24,8 +24,8 @@ export interface ResourceEntry {
 
 export interface ClientDirectory {
   /** @returns undefined when there is no such client; a disabled one is returned */
-  findClient(id: string): Promise<ClientEntry | undefined>
-  findResource(id: string): Promise<ResourceEntry | undefined>
+  readonly findClient: (id: string) => Promise<ClientEntry | undefined>
+  readonly findResource: (id: string) => Promise<ResourceEntry | undefined>
   close(): void
 }
 
@@ -49,11 +49,11 @@ function openCopy<T>(changes: Changes, read: (id: string) => Promise<T | undefin
   // A read that began before a change must not put its old row back after it.
   let generation = 0
   return {
-    forget() {
+    forget: () => {
       entries.clear()
       generation += 1
     },
-    async find(id: string): Promise<T | undefined> {
+    find: async (id: string): Promise<T | undefined> => {
       const known = entries.get(id)
       if (known !== undefined && changes.isFresh()) return known
       const generationBefore = generation

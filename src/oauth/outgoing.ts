@@ -95,5 +95,5 @@ export function openOutgoing({
     })
     return response as unknown as Response
   }
-  return { fetch: fetch as OutgoingFetch, close: () => agent.close() }
+  return { fetch, close: () => agent.close() }
 }

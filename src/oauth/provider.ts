@@ -170,7 +170,7 @@ function createProvider(
 
   const configuration: Configuration = {
     adapter: store.adapter,
-    jwks: { keys: keyRing.signingKeys() } as NonNullable<Configuration['jwks']>,
+    jwks: { keys: keyRing.signingKeys() },
     routes: endpoints,
     cookies: {
       keys: secretRing.all('cookies').map((secret) => secret.toString('base64url')),

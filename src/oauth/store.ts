@@ -40,7 +40,7 @@ export function openStore(db: Db, directory: ClientDirectory, settings: StoreSet
 
     async upsert(id: string, payload: AdapterPayload, expiresIn?: number): Promise<void> {
       const kind = this.#kind
-      const stored = forStorage(kind, payload)
+      const stored = toJson(forStorage(kind, payload))
       const grantId = kind === 'Grant' ? id : (payload.grantId ?? null)
       const userId = payload.accountId ?? null
       const signInVersion = typeof payload['signInVersion'] === 'number' ? payload['signInVersion'] : null
@@ -50,7 +50,7 @@ export function openStore(db: Db, directory: ClientDirectory, settings: StoreSet
         SELECT ${kind}, ${artifactId(kind, id)}, ${grantId}, ${sessionUid(kind, payload)}, ${userId}, ${payload.clientId ?? null},
           ${payload.userCode ?? null},
           coalesce(${signInVersion}::integer, (SELECT sign_in_version FROM users WHERE id = ${userId})),
-          ${JSON.stringify(stored)}::jsonb, now() + make_interval(secs => ${expiresIn ?? 0})
+          ${stored}::jsonb, now() + make_interval(secs => ${expiresIn ?? 0})
         WHERE ${kind} <> 'Grant' OR NOT EXISTS (SELECT 1 FROM revocations WHERE kind = 'grant' AND subject = ${id})
         ON CONFLICT (kind, id) DO UPDATE SET payload = excluded.payload, expires_at = excluded.expires_at`.execute(
         requestDb(db),
@@ -159,6 +159,8 @@ export function openStore(db: Db, directory: ClientDirectory, settings: StoreSet
   }
 
   async function findClientMetadata(id: string): Promise<AdapterPayload | undefined> {
+    // PostgreSQL's text cannot hold it, so nobody has such a name.
+    if (id.includes('\0')) return undefined
     const entry = await directory.findClient(id)
     // A disabled client is an unknown one, at every endpoint.
     return entry === undefined || entry.row.status !== 'active' ? undefined : clientMetadata(entry)
@@ -210,6 +212,18 @@ interface ArtifactRow {
 }
 
 const storeActor: Actor = { type: 'system', id: 'token-endpoint' }
+
+/**
+ * What a request says is kept as it was said, but for two things that jsonb cannot hold: the null character, and half
+ * of a surrogate pair. JSON.stringify escapes both, and escapes a backslash by another one.
+ */
+function toJson(payload: Record<string, unknown>): string {
+  const json = JSON.stringify(payload)
+  if (/(?<!\\)(?:\\\\)*\\u(?:0000|d[89a-f])/.test(json)) {
+    throw new errors.InvalidRequest('a parameter holds a character that is not text')
+  }
+  return json
+}
 
 function sessionUid(kind: string, payload: AdapterPayload): string | null {
   return (kind === 'Session' ? payload.uid : payload.sessionUid) ?? null
