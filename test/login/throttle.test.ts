@@ -143,16 +143,11 @@ eachDatabase((openDatabase) => {
       expect(await allowed(throttle, times(10, fromAnywhere('busy@example.com')))).toBe(1)
     })
 
-    it('is not fooled by a clock that goes back', async () => {
+    it('neither gives nor takes attempts when the clock goes back', async () => {
       const throttle = open(db)
-      const attempt = { login: 'clock@example.com', network: '192.0.2.13' }
-      await allowed(
-        throttle,
-        times(3, () => attempt),
-      )
+      await allowed(throttle, times(1, fromAnywhere('clock@example.com')))
       await age(db, -3_600)
-      expect(await throttle.reserve(attempt)).toMatchObject({ isAllowed: false })
-      expect(await throttle.reserve(attempt)).toMatchObject({ isAllowed: false })
+      expect(await allowed(throttle, times(10, fromAnywhere('clock@example.com')))).toBe(2)
     })
 
     it('keeps neither names nor addresses, and hashes them under its key', async () => {
