@@ -125,7 +125,6 @@ const unavailableCodes = new Set([
   'ECONNRESET',
   'ENOTFOUND',
   'EAI_AGAIN',
-  'ENOENT',
   'EPIPE',
   'ETIMEDOUT',
   '53300', // too_many_connections
@@ -146,6 +145,8 @@ export function isDatabaseUnavailable(error: unknown): boolean {
   if (!(error instanceof Error)) return false
   const code = 'code' in error && typeof error.code === 'string' ? error.code : ''
   if (unavailableCodes.has(code) || code.startsWith('08')) return true
+  // PostgreSQL's unix socket is not there; any other file is a mistake of ours.
+  if (code === 'ENOENT' && 'syscall' in error && error.syscall === 'connect') return true
   if (
     /^Connection terminated|^timeout exceeded when trying to connect|^Client has encountered a connection error/.test(
       error.message,

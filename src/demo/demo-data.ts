@@ -4,7 +4,7 @@
  * the same values, so that processes that share it hand out the same ones.
  */
 import { randomBytes } from 'node:crypto'
-import { renameSync, writeFileSync } from 'node:fs'
+import { mkdirSync, renameSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { sql } from 'kysely'
 import { z } from 'zod'
@@ -243,6 +243,7 @@ function describe({ user, admin, webSecret, serviceSecret }: Stored, issuer: str
 
 /** Whole or not at all: a reader never sees half a file. */
 function writeDemoFile(dataDir: string, data: DemoData): void {
+  mkdirSync(dataDir, { recursive: true, mode: 0o700 })
   const file = join(dataDir, 'demo.json')
   const draft = `${file}.${process.pid}`
   writeFileSync(draft, `${JSON.stringify(data, undefined, 2)}\n`, { mode: 0o600 })
