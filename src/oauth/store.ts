@@ -97,7 +97,7 @@ export function openStore(db: Db, directory: ClientDirectory, settings: StoreSet
       const kind = this.#kind
       const tokenId = artifactId(kind, id)
       const transaction = findTokenTransaction()
-      if (kind === 'RefreshToken') await transaction?.beforeSpending()
+      if (kind === 'RefreshToken' || kind === 'AuthorizationCode') await transaction?.beforeSpending()
       const { rows } = await sql<{ grantId: string | null; clientId: string; isBound: boolean }>`
         UPDATE artifacts SET consumed_at = now()
         WHERE kind = ${kind} AND id = ${tokenId} AND consumed_at IS NULL
@@ -116,6 +116,7 @@ export function openStore(db: Db, directory: ClientDirectory, settings: StoreSet
         transaction.lost = { tokenId, grantId }
       } else if (kind === 'AuthorizationCode' && transaction !== undefined && grantId !== undefined) {
         // RFC 6749 §4.1.2: a code used twice has leaked, so what was issued for it goes too.
+        transaction.keepRefusal()
         await transaction.revokeFamily(storeActor, { grantId, reason: 'authorization code used twice' })
       }
       throw new errors.InvalidGrant(`this ${kind} was already used`)

@@ -1,8 +1,8 @@
 /**
  * The transaction around requests that spend or revoke: begun by the store when needed, and ended here by what the
  * provider answered. A success is committed with its sealed reply and audit row; a refusal is committed too, since what
- * it did must stay done (reuse ends the family), except that a refresh token is un-spent by a refusal that is not about
- * reuse; a failure is rolled back.
+ * it did must stay done (reuse ends the family), except that a code or refresh token is un-spent by a refusal that is not
+ * about reuse; a failure is rolled back.
  */
 import type { Context } from 'koa'
 import type { KoaContextWithOIDC } from 'oidc-provider'

@@ -68,9 +68,14 @@ export class TokenTransaction {
     await this.#revoking
   }
 
-  /** Marks the moment before a refresh token is spent: a refusal that is not about reuse goes back to it. */
+  /** Marks the moment before a code or refresh token is spent: a refusal that is not about reuse goes back to it. */
   async beforeSpending(): Promise<void> {
     if (this.#trx !== undefined) this.#afterSpending = await this.#trx.savepoint('spend').execute()
+  }
+
+  /** This refusal is about reuse: what it does stays done. */
+  keepRefusal(): void {
+    this.#afterSpending = undefined
   }
 
   async unspend(): Promise<void> {

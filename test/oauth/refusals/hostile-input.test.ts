@@ -328,8 +328,7 @@ describe('hostile input', () => {
 
   it('a client assertion of any shape: an OAuth error', async () => {
     const key = Buffer.alloc(32)
-    const sign = (claims: Record<string, unknown>) =>
-      new SignJWT(claims).setProtectedHeader({ alg: 'HS256' }).sign(key)
+    const sign = (claims: Record<string, unknown>) => new SignJWT(claims).setProtectedHeader({ alg: 'HS256' }).sign(key)
     const assertions = [
       'x',
       'a.b.c',
