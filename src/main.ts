@@ -68,8 +68,10 @@ const addServe: AddCommand = (program, context) => {
     })
 }
 
-/** How long a command waits for another one that has the data folder, in milliseconds. */
-const patienceMs = 10_000
+/** How long a command waits for another one that has the data folder, which it may just be making; in milliseconds. */
+const patienceMs = 30_000
+/** When it says what it waits for. */
+const quietMs = 2_000
 
 /**
  * Opens the database; or, where a running server has it, lets that server carry the command out.
@@ -78,7 +80,8 @@ const patienceMs = 10_000
  */
 async function openOrCall(config: Config, argv: readonly string[], operator: string, io: CommandIo): Promise<Database> {
   const log = pino({ level: 'warn' }, pino.destination({ fd: 2, sync: true }))
-  const deadline = Date.now() + patienceMs
+  const startedAt = performance.now()
+  let hasSaidSo = false
   for (;;) {
     try {
       return await openDatabase(
@@ -96,7 +99,12 @@ async function openOrCall(config: Config, argv: readonly string[], operator: str
       const exitCode = await callServer(config.dataDir, { argv, operator, io })
       if (exitCode !== undefined) throw new CommandEnded(exitCode)
       // Another command has it for a moment, or a server that is just starting.
-      if (Date.now() > deadline) throw error
+      const waitedMs = performance.now() - startedAt
+      if (waitedMs > patienceMs) throw error
+      if (waitedMs > quietMs && !hasSaidSo) {
+        io.err(`Waiting for the process that has the data folder ${config.dataDir}.`)
+        hasSaidSo = true
+      }
       await sleep(200)
     }
   }
