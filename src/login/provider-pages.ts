@@ -3,7 +3,7 @@
  * happened is the provider's word; how it reads is ours.
  */
 import type { Context } from 'koa'
-import { setPageHeaders } from '../http/security-headers.ts'
+import { formActionOf, setPageHeaders } from '../http/security-headers.ts'
 import type { ProviderPages } from '../oauth/provider.ts'
 import type { DeviceCodePage, Views } from './render.ts'
 
@@ -20,8 +20,10 @@ export function providerPages(views: Views): ProviderPages {
       const requestId = ctx.state['requestId'] as string
       show(ctx, views.error({ status, title: words.title, detail, requestId, suggestion: words.suggestion }))
     },
-    logout(ctx, { action, xsrf, clientName }) {
-      show(ctx, views.logout({ action, xsrf, ...(clientName === undefined ? {} : { clientName }) }), anywhere)
+    logout(ctx, { action, xsrf, clientName, redirectUri }) {
+      show(ctx, views.logout({ action, xsrf, ...(clientName === undefined ? {} : { clientName }) }), {
+        formAction: redirectUri === undefined ? [] : [formActionOf(redirectUri)],
+      })
     },
     signedOut(ctx, client) {
       show(
@@ -55,9 +57,6 @@ export function providerPages(views: Views): ProviderPages {
     },
   }
 }
-
-/** Signing out leads to an address that the client registered, and the provider checks it after the form. */
-const anywhere = { formAction: ['https:', 'http://localhost:*', 'http://127.0.0.1:*'] }
 
 const codeProblems: Readonly<Record<string, NonNullable<DeviceCodePage['problem']>>> = {
   NoCodeError: 'missing',

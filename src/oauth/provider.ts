@@ -38,7 +38,13 @@ export interface ProviderPages {
   ): void
   logout(
     ctx: Context,
-    form: { readonly action: string; readonly xsrf: string; readonly clientName: string | undefined },
+    form: {
+      readonly action: string
+      readonly xsrf: string
+      readonly clientName: string | undefined
+      /** where the browser goes afterwards: registered by the client, and checked */
+      readonly redirectUri: string | undefined
+    },
   ): void
   signedOut(ctx: Context, client: { readonly name: string; readonly uri: string | undefined } | undefined): void
   deviceCode(
@@ -195,7 +201,6 @@ function createProvider(
       dPoP: { enabled: true },
       pushedAuthorizationRequests: { enabled: true },
       backchannelLogout: { enabled: true },
-      claimsParameter: { enabled: true },
       deviceFlow: {
         enabled: config.deviceFlow,
         userCodeInputSource: (ctx, _form, out, error) => {
@@ -228,7 +233,12 @@ function createProvider(
       rpInitiatedLogout: {
         enabled: true,
         logoutSource: (ctx, form) => {
-          pages.logout(ctx, { ...formOf(ctx, form), clientName: ctx.oidc.client?.clientName })
+          const redirectUri = ctx.oidc.params?.['post_logout_redirect_uri']
+          pages.logout(ctx, {
+            ...formOf(ctx, form),
+            clientName: ctx.oidc.client?.clientName,
+            redirectUri: typeof redirectUri === 'string' ? redirectUri : undefined,
+          })
         },
         postLogoutSuccessSource: (ctx) => {
           const { client } = ctx.oidc
