@@ -76,6 +76,12 @@ export async function openServer({ config, log, phase }: ServerParts): Promise<O
     const secretRing = opened(await openSecretRing({ database, changes, encryption, log }))
     const workFactor = await readWorkFactor(database.db, config)
     const passwords = openPasswords({ config, workFactor, log })
+    changes.on('settings', () => {
+      // `calibrate --store` reaches the running servers.
+      readWorkFactor(database.db, config).then(passwords.useWorkFactor, (error: unknown) =>
+        log.warn({ error }, 'the password work factor could not be read anew'),
+      )
+    })
     const throttle = openThrottle({ db: database.db, key: secretRing.current('throttle'), config })
     await ensureOwnEntries(database.db, config.issuer)
     const demo = config.isProduction ? undefined : await ensureDemoData(database.db, config, passwords)
