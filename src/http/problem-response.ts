@@ -124,7 +124,8 @@ function write(ctx: ParameterizedContext<RequestState>, problem: Problem, settin
       status: problem.status,
       title: problem.title,
       detail: problem.message === problem.title ? '' : problem.message,
-      suggestion: problemCatalogue[problem.code].whatToDo,
+      // The catalogue marks names as Markdown does.
+      suggestion: problemCatalogue[problem.code].whatToDo.replaceAll('`', ''),
       requestId,
     })
     setPageHeaders(ctx)

@@ -21,7 +21,7 @@ import { giveConsent, listAuthorizedClients, withdrawConsent } from '../oauth/co
 import { sortAskedScopes } from '../oauth/grants.ts'
 import { accountClientId } from '../oauth/own-entries.ts'
 import { passwordAcr, type OAuth } from '../oauth/provider.ts'
-import { openidScopes, scopeOfClaim } from '../oauth/scopes.ts'
+import { openidScopes } from '../oauth/scopes.ts'
 import { signOut } from '../oauth/sessions.ts'
 import { describeScopes } from '../oauth/shown-scopes.ts'
 import { Problem } from '../problems.ts'
@@ -210,8 +210,7 @@ export function loginRoutes(parts: LoginParts): Router {
     const scopes = typeof scope === 'string' ? scope.split(' ').filter((name) => name !== '') : []
     const named = interaction.params['resource'] ?? entry.row.default_resource ?? []
     const resources = (Array.isArray(named) ? named : [named]).map(String)
-    const { missingOIDCClaims: claims = [] } = interaction.prompt.details as { missingOIDCClaims?: string[] }
-    const openid = openidScopes.filter((scope) => scopes.includes(scope) || claims.map(scopeOfClaim).includes(scope))
+    const openid = openidScopes.filter((scope) => scopes.includes(scope))
     return {
       client,
       entry,
@@ -241,7 +240,8 @@ export function loginRoutes(parts: LoginParts): Router {
         notGranted: await whatItCannotDo(asked),
         lasting: client.grantTypeAllowed('refresh_token'),
         lastingDays: Math.floor(config.refreshTokenLifetimeSeconds / 86_400),
-        redirectHost: new URL(String(interaction.params['redirect_uri'])).host,
+        // A device has no address to go back to: this person stays here.
+        redirectHost: new URL(redirectUriOf(interaction) ?? config.issuer).host,
       } satisfies ConsentPage),
       logoUri,
     )
@@ -338,9 +338,10 @@ export function loginRoutes(parts: LoginParts): Router {
 
   /** The way from a form leads, by redirects, to the client: the browser must be allowed to go there. */
   function page(ctx: Context, interaction: Interaction, html: string, logoUri?: string): void {
+    const target = redirectUriOf(interaction)
     const logo = URL.parse(logoUri ?? '')
     setPageHeaders(ctx, {
-      formAction: [formActionOf(String(interaction.params['redirect_uri']))],
+      formAction: target === undefined ? [] : [formActionOf(target)],
       images: logo === null || logo.origin === 'null' ? [] : [logo.origin],
     })
     ctx.type = 'html'
@@ -360,6 +361,11 @@ export function loginRoutes(parts: LoginParts): Router {
   }
 
   return router
+}
+
+function redirectUriOf(interaction: Interaction): string | undefined {
+  const uri = interaction.params['redirect_uri']
+  return typeof uri === 'string' ? uri : undefined
 }
 
 function userActor(ctx: Context, userId: string): Actor {

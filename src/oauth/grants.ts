@@ -7,7 +7,6 @@ import type { Db } from '../database/database.ts'
 import type { UserAccount } from './account.ts'
 import type { ClientDirectory } from './client-directory.ts'
 import { findConsents } from './consents.ts'
-import { scopeOfClaim } from './scopes.ts'
 import { requestDb } from './token-transaction.ts'
 
 /** What an authorization request asks, sorted by what becomes of it. */
@@ -81,8 +80,6 @@ export async function loadGrant(
 
   const openid = asked.openid.filter((scope) => isAgreed('', scope))
   if (openid.length > 0) grant.addOIDCScope(openid.join(' '))
-  const claims = [...ctx.oidc.requestParamClaims].filter((claim) => isAgreed('', scopeOfClaim(claim)))
-  if (claims.length > 0) grant.addOIDCClaims(claims)
   for (const [resource, scopes] of asked.permitted) {
     const granted = scopes.filter((scope) => isAgreed(resource, scope))
     if (granted.length > 0) grant.addResourceScope(resource, granted.join(' '))

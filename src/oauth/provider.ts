@@ -94,7 +94,7 @@ const interactionSeconds = 3_600
 export function openOAuth(parts: OAuthParts): OAuth {
   const { config, database, changes, keyRing, secretRing, log } = parts
   const directory = openClientDirectory(() => requestDb(database.db), changes)
-  const store = openStore(database.db, directory, config)
+  const store = openStore({ db: database.db, directory, secretRing, settings: config })
   const outgoing = openOutgoing({ allowLoopback: !config.isProduction })
   const jwtAccessTokens = openJwtAccessTokens({ db: database.db, keyRing, issuer: config.issuer })
 

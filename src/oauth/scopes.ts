@@ -33,11 +33,6 @@ export const claimsOfScopes = {
   phone: ['phone_number', 'phone_number_verified'],
 }
 
-/** A claim asked for by its name (§5.5) needs the same agreement as the scope that holds it. */
-export function scopeOfClaim(claim: string): string {
-  return Object.entries(claimsOfScopes).find(([, claims]) => claims.includes(claim))?.[0] ?? 'openid'
-}
-
 const isOpenidScope = (scope: string) => (openidScopes as readonly string[]).includes(scope)
 
 /** The scope parameter, apart from OpenID Connect's own. */
@@ -111,9 +106,10 @@ function refuseBeyondClient(ctx: KoaContextWithOIDC, client: ClientEntry): void 
   const mayAsk = new Set(
     resources.flatMap((r) => (typeof r === 'string' ? [...(client.permissions.get(r) ?? [])] : [])),
   )
-  const granted =
-    ctx.oidc.params?.['grant_type'] === 'refresh_token' || ctx.oidc.params?.['grant_type'] === 'authorization_code'
-  if (granted) return
-  const [beyond] = askedOfResources(ctx).filter((scope) => !mayAsk.has(scope))
+  const grantType = ctx.oidc.params?.['grant_type']
+  if (grantType === 'refresh_token' || grantType === 'authorization_code') return
+  // A machine is nobody about whom there were anything to know: OpenID Connect's scopes are beyond it too.
+  const asked = grantType === 'client_credentials' ? [...ctx.oidc.requestParamScopes] : askedOfResources(ctx)
+  const [beyond] = asked.filter((scope) => scope !== '' && !mayAsk.has(scope))
   if (beyond !== undefined) throw new errors.InvalidScope('this client may not ask for this scope', beyond)
 }

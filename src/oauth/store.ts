@@ -4,11 +4,12 @@
  * `consumed` and only later calls `consume()`, whose result it ignores. A session or grant is dead as soon as its
  * person is disabled or has signed out everywhere, whatever its own row says.
  */
-import { createHash } from 'node:crypto'
+import { createHash, createHmac, timingSafeEqual } from 'node:crypto'
 import { sql } from 'kysely'
 import { errors, type Adapter, type AdapterPayload } from 'oidc-provider'
 import type { Actor } from '../audit/audit.ts'
 import type { Db } from '../database/database.ts'
+import type { SecretRing } from '../signing/secret-ring.ts'
 import { clientMetadata, isPublicClient } from './client-metadata.ts'
 import type { ClientDirectory } from './client-directory.ts'
 import { revokeFamily } from './families.ts'
@@ -25,12 +26,34 @@ export interface Store {
   isFirstUse(issuer: string, jti: string, expiresAtSeconds: number): Promise<boolean>
 }
 
-/** The id of an artifact at rest. A Grant is no credential: its id stands in tokens as `grant_id`. */
-export function artifactId(kind: string, value: string): string {
-  return kind === 'Grant' ? value : createHash('sha256').update(value).digest('base64url')
+export interface StoreParts {
+  readonly db: Db
+  readonly directory: ClientDirectory
+  readonly secretRing: SecretRing
+  readonly settings: StoreSettings
 }
 
-export function openStore(db: Db, directory: ClientDirectory, settings: StoreSettings): Store {
+export function openStore({ db, directory, secretRing, settings }: StoreParts): Store {
+  /** The id of an artifact at rest. A Grant is no credential: its id stands in tokens as `grant_id`. */
+  function artifactId(kind: string, value: string): string {
+    if (kind === 'Grant') return value
+    return (kind === 'DeviceCode' && openAlias(value)) || createHash('sha256').update(value).digest('base64url')
+  }
+
+  // A person types a device's user code; the device code, which only the device has, is stored as its hash. Between the
+  // pages the row goes by an alias that nobody can make who merely reads the database.
+  const sign = (secret: Buffer, id: string) =>
+    createHmac('sha256', secret).update(`device code ${id}`).digest('base64url')
+  const aliasOf = (id: string) => `~${id}.${sign(secretRing.current('devices'), id)}`
+  function openAlias(value: string): string | undefined {
+    const [, id = '', signature = ''] = /^~([\w-]{43})\.([\w-]{43})$/.exec(value) ?? []
+    const isOurs = secretRing.all('devices').some((secret) => {
+      const expected = Buffer.from(sign(secret, id))
+      return expected.length === signature.length && timingSafeEqual(expected, Buffer.from(signature))
+    })
+    return isOurs ? id : undefined
+  }
+
   class ArtifactStore implements Adapter {
     readonly #kind: string
 
@@ -52,9 +75,10 @@ export function openStore(db: Db, directory: ClientDirectory, settings: StoreSet
           coalesce(${signInVersion}::integer, (SELECT sign_in_version FROM users WHERE id = ${userId})),
           ${stored}::jsonb, now() + make_interval(secs => ${expiresIn ?? 0})
         WHERE ${kind} <> 'Grant' OR NOT EXISTS (SELECT 1 FROM revocations WHERE kind = 'grant' AND subject = ${id})
-        ON CONFLICT (kind, id) DO UPDATE SET payload = excluded.payload, expires_at = excluded.expires_at`.execute(
-        requestDb(db),
-      )
+        ON CONFLICT (kind, id) DO UPDATE SET payload = excluded.payload, expires_at = excluded.expires_at,
+          -- a device code belongs to nobody until somebody types it in
+          grant_id = excluded.grant_id, user_id = excluded.user_id, session_uid = excluded.session_uid,
+          sign_in_version = coalesce(artifacts.sign_in_version, excluded.sign_in_version)`.execute(requestDb(db))
       if (numAffectedRows === 0n) throw new errors.AccessDenied('this authorization has just been withdrawn')
     }
 
@@ -62,7 +86,7 @@ export function openStore(db: Db, directory: ClientDirectory, settings: StoreSet
       const kind = this.#kind
       if (kind === 'Client') return findClientMetadata(id)
       const transaction = findTokenTransaction()
-      if (kind === 'RefreshToken' || kind === 'AuthorizationCode') await transaction?.beforeFinding()
+      if (isSpentOnce(kind)) await transaction?.beforeFinding()
       // Inside a token request the Grant row is the family's lock, whoever comes first.
       const lock = kind === 'Grant' && transaction?.trx !== undefined ? sql`FOR UPDATE OF a` : sql``
       const { rows } = await sql<ArtifactRow>`
@@ -85,19 +109,19 @@ export function openStore(db: Db, directory: ClientDirectory, settings: StoreSet
     }
 
     async findByUserCode(userCode: string): Promise<AdapterPayload | undefined> {
-      const { rows } = await sql<ArtifactRow>`
-        SELECT payload, consumed_at AS "consumedAt", sign_in_version AS "signInVersion"
+      const { rows } = await sql<ArtifactRow & { id: string }>`
+        SELECT id, payload, consumed_at AS "consumedAt", sign_in_version AS "signInVersion"
         FROM artifacts WHERE kind = ${this.#kind} AND user_code = ${userCode} AND expires_at > now()`.execute(
         requestDb(db),
       )
-      return rows[0] === undefined ? undefined : fromStorage(this.#kind, rows[0])
+      return rows[0] === undefined ? undefined : fromStorage(this.#kind, rows[0], aliasOf(rows[0].id))
     }
 
     async consume(id: string): Promise<void> {
       const kind = this.#kind
       const tokenId = artifactId(kind, id)
       const transaction = findTokenTransaction()
-      if (kind === 'RefreshToken' || kind === 'AuthorizationCode') await transaction?.beforeSpending()
+      if (isSpentOnce(kind)) await transaction?.beforeSpending()
       const { rows } = await sql<{ grantId: string | null; clientId: string; isBound: boolean }>`
         UPDATE artifacts SET consumed_at = now()
         WHERE kind = ${kind} AND id = ${tokenId} AND consumed_at IS NULL
@@ -114,10 +138,10 @@ export function openStore(db: Db, directory: ClientDirectory, settings: StoreSet
       const grantId = await this.#grantOf(tokenId)
       if (kind === 'RefreshToken' && transaction !== undefined && grantId !== undefined) {
         transaction.lost = { tokenId, grantId }
-      } else if (kind === 'AuthorizationCode' && transaction !== undefined && grantId !== undefined) {
+      } else if (isSpentOnce(kind) && transaction !== undefined && grantId !== undefined) {
         // RFC 6749 §4.1.2: a code used twice has leaked, so what was issued for it goes too.
         transaction.keepRefusal()
-        await transaction.revokeFamily(storeActor, { grantId, reason: 'authorization code used twice' })
+        await transaction.revokeFamily(storeActor, { grantId, reason: `${kind} used twice` })
       }
       throw new errors.InvalidGrant(`this ${kind} was already used`)
     }
@@ -203,6 +227,11 @@ export function openStore(db: Db, directory: ClientDirectory, settings: StoreSet
       return rows.length === 1
     },
   }
+}
+
+/** What the token endpoint exchanges for tokens, once. */
+function isSpentOnce(kind: string): boolean {
+  return kind === 'RefreshToken' || kind === 'AuthorizationCode' || kind === 'DeviceCode'
 }
 
 interface ArtifactRow {

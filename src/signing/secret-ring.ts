@@ -15,8 +15,8 @@ import { lockSigningTables } from './signing-lock.ts'
 
 /**
  * What the secrets are for: `cookies` signs the provider's cookies, `csrf` the forms, `cursors` the pages of a list,
- * `throttle` blurs the names in the throttle's table, `dpop-nonce` makes DPoP nonces (RFC 9449 §8), `devices` signs the
- * cookie by which a known device is recognised.
+ * `throttle` blurs the names in the throttle's table, `dpop-nonce` makes DPoP nonces (RFC 9449 §8), `devices` stands for
+ * a device code that somebody typed the user code of (RFC 8628).
  */
 export const secretPurposes = ['cookies', 'csrf', 'cursors', 'throttle', 'dpop-nonce', 'devices'] as const
 export type SecretPurpose = (typeof secretPurposes)[number]
