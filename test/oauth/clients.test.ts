@@ -20,7 +20,7 @@ import {
 import { createResource } from '../../src/oauth/resources.ts'
 import { Problem } from '../../src/problems.ts'
 import { isRevoked } from '../../src/revocation/revocations.ts'
-import { eachDatabase } from '../support/databases.ts'
+import { eachDatabase, onPostgres } from '../support/databases.ts'
 
 const operator: Actor = { type: 'operator', id: 'test' }
 const api = 'https://api.example.com'
@@ -359,6 +359,27 @@ eachDatabase((open) => {
     })
   })
 
+  describe('narrowing a client', () => {
+    it('ends its tokens when it loses a grant or must bind them, and not when it is renamed', async () => {
+      const database = await open()
+      const { db } = database
+      const { client } = await register(
+        database,
+        web({ grant_types: ['authorization_code', 'refresh_token', 'client_credentials'] }),
+      )
+      const versionAfter = async (input: Omit<Parameters<typeof updateClient>[2], 'id'>) => {
+        const after = await db.transaction().execute((trx) => updateClient(trx, operator, { id: client.id, ...input }))
+        return after.token_version
+      }
+      const issuedAt = now()
+      expect(await versionAfter({ name: 'Renamed', first_party: true })).toBe(1)
+      expect(await isRevoked(db, machineClaims(client.id, issuedAt, 1))).toBe(false)
+      expect(await versionAfter({ grant_types: ['authorization_code', 'refresh_token'] })).toBe(2)
+      expect(await isRevoked(db, machineClaims(client.id, issuedAt, 1))).toBe(true)
+      expect(await versionAfter({ dpop_bound_access_tokens: true })).toBe(3)
+    })
+  })
+
   describe('disabling a client', () => {
     it('ends its families, replies and tokens, and nobody else’s; enabling brings none of them back', async () => {
       const database = await open()
@@ -492,5 +513,20 @@ eachDatabase((open) => {
       expect(clientSecretMatches([], secret, new Date())).toBe(false)
       expect(clientSecretMatches(stored, secret, new Date())).toBe(true)
     })
+  })
+})
+
+onPostgres((open) => {
+  it('a client whose secret is rotated ten times at once has two secrets, both of them handed out', async () => {
+    const database = await open()
+    const { client } = await register(database, machine())
+    const rotated = await Promise.all(
+      Array.from({ length: 10 }, () =>
+        database.db.transaction().execute((trx) => rotateClientSecret(trx, operator, { id: client.id })),
+      ),
+    )
+    const stored = await storedSecrets(database, client.id)
+    expect(stored).toHaveLength(2)
+    expect(rotated.filter(({ secret }) => clientSecretMatches(stored, secret, new Date()))).toHaveLength(2)
   })
 })
