@@ -34,7 +34,7 @@ describe('oidcc-config', () => {
       id_token_signing_alg_values_supported: ['RS256'],
       code_challenge_methods_supported: ['S256'],
       authorization_response_iss_parameter_supported: true,
-      claims_parameter_supported: true,
+      claims_parameter_supported: false,
       request_uri_parameter_supported: false,
       backchannel_logout_supported: true,
       backchannel_logout_session_supported: true,
