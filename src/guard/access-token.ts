@@ -10,6 +10,7 @@
 import { hash } from 'node:crypto'
 import { callerOf } from './caller.ts'
 import type { AccessTokenClaims, Caller } from './caller.ts'
+import { decodeSegment, readCompactJws, REFUSED_HEADER_MEMBERS } from './compact-jws.ts'
 import { GuardError, invalidRequest, invalidToken, unavailable } from './errors.ts'
 import type { Issuer } from './issuer.ts'
 import type { RevocationCheck } from './revocation/revocation-check.ts'
@@ -50,19 +51,11 @@ interface TokenHeader {
   readonly kid: string | undefined
 }
 
-/** Three base64url segments, none empty (RFC 7515 §3.1); five would be an encrypted token, which is refused unread. */
-const COMPACT_JWS = /^([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)$/
 const MAX_HEADER_LENGTH = 4096
 const MAX_REMEMBERED_HEADERS = 64
 const MAX_NAME_LENGTH = 1024
 /** The year 9999: beyond it a time is an accident or a trick (`1e999` is read as Infinity). */
 const LAST_SECOND = 253_402_300_799
-/**
- * Header members that ask the verifier to fetch or believe a key, or to read the token differently. The keys are the
- * issuer's (RFC 8725 §3.10), and no extension is understood here, so `crit` cannot be met (RFC 7515 §4.1.11).
- */
-const REFUSED_HEADER_MEMBERS = ['crit', 'b64', 'jku', 'jwk', 'x5u', 'zip', 'enc']
-
 export class AccessTokenVerifier {
   cacheHits = 0
   cacheMisses = 0
@@ -114,8 +107,7 @@ export class AccessTokenVerifier {
   }
 
   async #verifyAnew(token: string): Promise<RememberedToken> {
-    const [, head, body, seal] = COMPACT_JWS.exec(token) ?? []
-    if (head === undefined || body === undefined || seal === undefined) throw invalidToken('malformed', 'no JWS')
+    const { head, body, seal, signed } = orMalformed('token', () => readCompactJws(token))
     const header = this.#readHeader(head)
     const claims = parse(body, 'claims')
     // The issuer is not believed yet: its name only picks which of the configured issuers' keys must fit.
@@ -124,8 +116,7 @@ export class AccessTokenVerifier {
     if (issuer === undefined) throw invalidToken('issuer', `iss ${JSON.stringify(iss)?.slice(0, 200)}`)
     const found = issuer.keyFor(header.kid, header.algorithm)
     const key = found instanceof Promise ? await found : found
-    const signed = Buffer.from(token.slice(0, head.length + 1 + body.length), 'latin1')
-    if (!key.verifies(header.algorithm, signed, decode(seal, 'signature'))) throw invalidToken('signature')
+    if (!key.verifies(header.algorithm, signed, seal)) throw invalidToken('signature')
     this.#assertClaims(claims)
     const boundTo = bindingOf(claims)
     const { subject, scopes } = callerOf(claims, issuer.claimNames, issuer.subjectPrefix)
@@ -147,7 +138,7 @@ export class AccessTokenVerifier {
       throw invalidToken('type', `typ ${JSON.stringify(typ)?.slice(0, 100)}`)
     }
     if (kid !== undefined && (typeof kid !== 'string' || kid.length > MAX_NAME_LENGTH)) throw invalidToken('kid')
-    for (const member of REFUSED_HEADER_MEMBERS) {
+    for (const member of [...REFUSED_HEADER_MEMBERS, 'jwk']) {
       if (member in header) throw invalidToken('header', `has ${member}`)
     }
     if (this.#headers.size >= MAX_REMEMBERED_HEADERS) this.#headers.clear()
@@ -158,7 +149,7 @@ export class AccessTokenVerifier {
 
   /** Everything about the claims that does not change with time. */
   #assertClaims(claims: Readonly<Record<string, unknown>>): asserts claims is AccessTokenClaims {
-    const { aud, sub, exp, iat, nbf, jti, client_id: clientId } = claims
+    const { aud, sub, exp, iat, nbf, jti, client_id: clientId, auth_time: signedInAt } = claims
     for (const name of this.#rules.requiredClaims) {
       if (!Object.hasOwn(claims, name)) throw invalidToken('claim_missing', name)
     }
@@ -169,7 +160,10 @@ export class AccessTokenVerifier {
       throw invalidToken('audience', `aud ${JSON.stringify(aud).slice(0, 500)}`)
     }
     if (typeof sub !== 'string' || sub === '' || sub.length > MAX_NAME_LENGTH) throw invalidToken('claim_shape', 'sub')
-    if (!isTime(exp) || !isTime(iat) || (nbf !== undefined && !isTime(nbf))) throw invalidToken('claim_shape', 'time')
+    if (!isTime(exp) || !isTime(iat)) throw invalidToken('claim_shape', 'exp or iat')
+    for (const time of [nbf, signedInAt]) {
+      if (time !== undefined && !isTime(time)) throw invalidToken('claim_shape', 'nbf or auth_time')
+    }
     if (exp <= iat || exp - iat > this.#rules.maxLifetimeSeconds) {
       throw invalidToken('lifetime', `${exp - iat} s`)
     }
@@ -241,23 +235,14 @@ function isTime(value: unknown): value is number {
 
 /** @throws GuardError 401 */
 function parse(segment: string, what: string): Readonly<Record<string, unknown>> {
-  const bytes = decode(segment, what)
+  return orMalformed(what, () => parseStrictObject(decodeSegment(segment)))
+}
+
+/** @throws GuardError 401 */
+function orMalformed<T>(what: string, read: () => T): T {
   try {
-    return parseStrictObject(bytes)
+    return read()
   } catch (error) {
     throw invalidToken('malformed', `${what}: ${error instanceof Error ? error.message : String(error)}`)
   }
-}
-
-/**
- * Base64url as RFC 7515 §2 has it, and only the one spelling of each value: a token with other spare bits would be the
- * same token under another hash. The alphabet has been checked before.
- */
-function decode(segment: string, what: string): Buffer {
-  const spare = segment.length % 4
-  const last = segment.at(-1) ?? ''
-  if (spare === 1 || (spare === 2 && !'AQgw'.includes(last)) || (spare === 3 && !'AEIMQUYcgkosw048'.includes(last))) {
-    throw invalidToken('malformed', `${what}: not base64url`)
-  }
-  return Buffer.from(segment, 'base64url')
 }

@@ -30,6 +30,8 @@ export interface ErrorPresentation {
   readonly resourceMetadata?: string
   /** Which schemes are offered, in order. @defaultValue `['Bearer']` */
   readonly schemes?: readonly ('Bearer' | 'DPoP')[]
+  /** The scheme the request used: what is wrong is said of that one alone (RFC 9449 §7.2). */
+  readonly used?: 'Bearer' | 'DPoP'
   /** Algorithms for DPoP proofs, named in the DPoP challenge (RFC 9449 §7.1). */
   readonly dpopAlgorithms?: readonly string[]
   /** Where your own error pages live; `#CODE` is appended. Without it, the RFC that rules the case is named. */
@@ -181,15 +183,14 @@ export class GuardError extends Error {
   }
 
   #challenges(): string {
-    const { realm, resourceMetadata, schemes = ['Bearer'], dpopAlgorithms } = this.presentation
-    const aboutProof = this.challenge.error === 'invalid_dpop_proof' || this.challenge.error === 'use_dpop_nonce'
+    const { realm, resourceMetadata, schemes = ['Bearer'], used, dpopAlgorithms } = this.presentation
+    // What is wrong is wrong with the way the request was sent; the other way is merely offered (RFC 9449 §7.2).
+    const blamed = used !== undefined && schemes.includes(used) ? used : schemes[0]
     return schemes
       .map((scheme) => {
-        // A wrong proof says nothing about bearer tokens, so only the DPoP challenge carries it (RFC 9449 §7.1).
-        const own = aboutProof && scheme === 'Bearer' ? {} : this.challenge
         const parameters = {
           realm,
-          ...own,
+          ...(scheme === blamed ? this.challenge : {}),
           algs: scheme === 'DPoP' ? dpopAlgorithms?.join(' ') : undefined,
           resource_metadata: resourceMetadata,
         }
@@ -338,8 +339,13 @@ export function insufficientScope(required: readonly string[]): GuardError {
  *
  * @param reason - stable word for the log: `role`, `policy`, …
  * @param debug - for the log: which policy, which role
+ * @param shown - what the caller may learn of it; nothing by default
  */
-export function accessDenied(reason: string, debug?: string): GuardError {
+export function accessDenied(
+  reason: string,
+  debug?: string,
+  shown?: { readonly policy?: string; readonly reason: string },
+): GuardError {
   return new GuardError({
     status: 403,
     code: 'AUTHORIZATION_ERROR',
@@ -347,6 +353,7 @@ export function accessDenied(reason: string, debug?: string): GuardError {
     title: 'Access denied',
     detail: 'You may not do this.',
     ...(debug === undefined ? {} : { debug }),
+    ...(shown === undefined ? {} : { details: [{ constraint: shown.reason, policy: shown.policy }] }),
     documentation: `${RFC}rfc9110#section-15.5.4`,
   })
 }

@@ -1,0 +1,599 @@
+/**
+ * The guard itself: one object a service makes at start-up and asks on every request. It owns the configuration, and
+ * puts the parts together: the request's credentials (`request.ts`), the token (`access-token.ts` with `issuer.ts`),
+ * its holder (`dpop.ts`), the decision (`policy/`), and tells the audit hook and the counters what came of it.
+ * How a framework's request and answer look is left to the adapters (`koa.ts`, `express.ts`, …, through `visit.ts`).
+ */
+import { AccessTokenVerifier } from './access-token.ts'
+import type { Auth } from './caller.ts'
+import { DpopVerifier } from './dpop.ts'
+import type { DpopOptions } from './dpop.ts'
+import {
+  accessDenied,
+  GuardError,
+  insufficientAuthentication,
+  invalidToken,
+  missingCredentials,
+  notFound,
+  unavailable,
+} from './errors.ts'
+import type { AuthenticationRequirement, ErrorPresentation, GuardReply } from './errors.ts'
+import { Issuer } from './issuer.ts'
+import type { Fetch, IssuerHealth, TrustedIssuer } from './issuer.ts'
+import type { Decision, DecisionInput, Plan, PlanInput, Resource } from './policy/decision.ts'
+import { watchPolicies } from './policy/watch-policies.ts'
+import type { PolicyWatch } from './policy/watch-policies.ts'
+import { fromWebRequest, readCredentials, requestIdOf } from './request.ts'
+import type { GuardRequest } from './request.ts'
+import { metadataAddress } from './resource-metadata.ts'
+import type { RevocationCheck } from './revocation/revocation-check.ts'
+import { isAlgorithm } from './verification-key.ts'
+import type { Algorithm } from './verification-key.ts'
+
+/** Whatever can decide: a `PolicySet`, or anything else with its two questions. */
+export interface Policies {
+  decide(input: DecisionInput): Decision
+  plan(input: PlanInput): Plan
+  readonly version: string
+}
+
+/** Everything a guard can be told. Only the issuer and the audience must be. */
+export interface GuardOptions {
+  /** Whose tokens are accepted: an address, or an address and more (`TrustedIssuer`). */
+  readonly issuer?: string | TrustedIssuer
+  /** Several of them, in place of `issuer`; each says its own `subjectPrefix`. */
+  readonly issuers?: readonly TrustedIssuer[]
+  /**
+   * This service's own name, as tokens carry it in `aud`: usually its address, the `resource` of RFC 8707. With
+   * several, any one is enough, and the first is the one that is published.
+   */
+  readonly audience: string | readonly string[]
+
+  /** Signature algorithms a token may have. @defaultValue `['RS256']` */
+  readonly algorithms?: readonly Algorithm[]
+  /** `typ` a token may have. @defaultValue `['at+jwt']` (RFC 9068 §4) */
+  readonly tokenTypes?: readonly string[]
+  /** Claims a token must have, besides `iss`, `sub`, `aud`, `exp`, `iat`. @defaultValue `['jti', 'client_id']` */
+  readonly requiredClaims?: readonly string[]
+  /** How far the issuer's clock may differ, in seconds, at most 30. @defaultValue 5 */
+  readonly clockToleranceSeconds?: number
+  /** Longest time from `iat` to `exp`, in seconds. @defaultValue 86400 */
+  readonly maxLifetimeSeconds?: number
+  /** Larger tokens are refused unread. @defaultValue 16384 */
+  readonly maxTokenBytes?: number
+  /** How many verified tokens are remembered; 0 remembers none. @defaultValue 10000 */
+  readonly cacheEntries?: number
+
+  /** Proof of possession. @defaultValue `'optional'`, where the service's address is known; else `'off'` */
+  readonly dpop?: 'off' | 'optional' | 'required' | DpopOptions
+  /** How revoked tokens are known. Without it, a token is good until it expires. */
+  readonly revocation?: RevocationCheck
+  /**
+   * What decides `can`, `assert`, `filter` and `authorize`: the path of a policy file, which is followed as it changes
+   * (a version that does not load changes nothing), or policies that are loaded already. Without any, all is refused.
+   */
+  readonly policies?: string | Policies
+  /** Added to the context of every decision: time, network, whatever policies ask for. */
+  readonly context?: (request: GuardRequest | undefined) => Readonly<Record<string, unknown>>
+
+  /** Told of every decision and every refused request. It must not throw; if it does, that is counted and ignored. */
+  readonly audit?: (event: AuditEvent) => void
+  /** `realm` of the challenges. */
+  readonly realm?: string
+  /** Address of the metadata document, `false` for none. @defaultValue derived from the audience (RFC 9728 §3.1) */
+  readonly resourceMetadata?: string | false
+  /** Where your error pages live; refusals link to `<documentation>#<CODE>`. */
+  readonly documentation?: string
+  /** Name the policy that denied in the 403 itself, not in the audit alone. @defaultValue false */
+  readonly exposeReason?: boolean
+
+  /** Milliseconds since 1970. @defaultValue `Date.now` */
+  readonly now?: () => number
+  /** Fetches keys. @defaultValue the global `fetch` */
+  readonly fetch?: Fetch
+}
+
+/** What the audit hook is told. */
+export type AuditEvent =
+  | {
+      readonly kind: 'decision'
+      readonly at: Date
+      readonly subject: { readonly type: string; readonly id: string; readonly issuer: string | undefined }
+      /** Who acts for the subject, if somebody does (RFC 8693 §4.1). */
+      readonly act: Auth['subject']['act']
+      readonly clientId: string | undefined
+      readonly action: string
+      readonly resource: { readonly type: string; readonly id: string | undefined }
+      readonly decision: Decision
+    }
+  | {
+      readonly kind: 'refusal'
+      readonly at: Date
+      readonly requestId: string
+      readonly method: string
+      readonly ip: string | undefined
+      readonly status: number
+      readonly code: string
+      readonly reason: string
+      /** What exactly was wrong; not for the caller. */
+      readonly debug: string | undefined
+    }
+
+/** Counters since the guard was made. */
+export interface GuardMetrics {
+  readonly authenticated: number
+  /** By `reason`. */
+  readonly refused: Readonly<Record<string, number>>
+  readonly cacheHits: number
+  readonly cacheMisses: number
+  readonly keyFetches: number
+  readonly decisionsAllowed: number
+  readonly decisionsDenied: number
+  readonly auditFailures: number
+  /** Versions of the policy file that did not load, so that the last good one stayed in use. */
+  readonly policyReloadsRefused: number
+}
+
+/** How a guard is doing. `unavailable`: it could not let anybody in right now. */
+export interface GuardHealth {
+  readonly status: 'ok' | 'degraded' | 'unavailable'
+  readonly issuers: readonly IssuerHealth[]
+  readonly policyVersion: string | undefined
+  /** Why the policy file as it is now is not in use. */
+  readonly policyError: string | undefined
+  readonly revocation: Readonly<Record<string, unknown>> | undefined
+}
+
+/** What a route asks to be authorized. */
+export interface AuthorizeOptions {
+  /** Answer 404 in place of 403 when the caller may not even read the resource. @defaultValue false */
+  readonly hideExistence?: boolean
+  /** For `hideExistence`: the action that decides whether the caller may know. @defaultValue `'read'` */
+  readonly readAction?: string
+}
+
+/** Finds the resource a request is about; `undefined` or `null` when there is none. */
+export type ResourceLoader = () => Resource | null | undefined | Promise<Resource | null | undefined>
+
+/**
+ * Makes a guard. It begins to load keys at once and waits for nothing: the first request that needs a key waits for
+ * it. One guard serves the whole process.
+ *
+ * @throws TypeError when an option cannot be meant: an unsafe address, no audience, an unknown algorithm
+ * @throws PolicyError when the policy file does not load: a service must not start without its policies
+ * @example
+ * ```ts
+ * import { createGuard } from '@latchkey/guard'
+ *
+ * export const guard = createGuard({
+ *   issuer: 'https://id.example.com',
+ *   audience: 'https://api.example.com/models',
+ * })
+ * ```
+ */
+export function createGuard(options: GuardOptions): Guard {
+  return new Guard(options)
+}
+
+/** Made by `createGuard`. */
+export class Guard {
+  /** This service's published name. */
+  readonly audience: string
+  /** The issuers it trusts. */
+  readonly issuers: readonly string[]
+  readonly dpopMode: 'off' | 'optional' | 'required'
+  /** For DPoP proofs; empty when DPoP is off. */
+  readonly dpopAlgorithms: readonly Algorithm[]
+  /** Where clients find the metadata of this service (RFC 9728), if anywhere. */
+  readonly metadataAddress: string | undefined
+
+  readonly #options: GuardOptions
+  readonly #now: () => number
+  readonly #issuers: readonly Issuer[]
+  readonly #verifier: AccessTokenVerifier
+  readonly #dpop: DpopVerifier | undefined
+  readonly #presentation: ErrorPresentation
+  readonly #refused: Record<string, number> = {}
+  readonly #watch: PolicyWatch | undefined
+  #authenticated = 0
+  #decisionsAllowed = 0
+  #decisionsDenied = 0
+  #auditFailures = 0
+  #policyReloadsRefused = 0
+
+  constructor(options: GuardOptions) {
+    this.#options = options
+    this.#now = options.now ?? Date.now
+    const audiences = [options.audience].flat()
+    const [audience] = audiences
+    if (audience === undefined || audiences.includes('')) throw new TypeError('A guard needs an audience: its own name')
+    this.audience = audience
+
+    this.#issuers = trustedIssuers(options).map(
+      (settings) => new Issuer(settings, options.fetch ?? ((address, init) => fetch(address, init)), this.#now),
+    )
+    this.issuers = this.#issuers.map((issuer) => issuer.name)
+    const tolerance = within(options.clockToleranceSeconds ?? 5, 0, 30, 'clockToleranceSeconds')
+    this.#verifier = new AccessTokenVerifier(
+      {
+        audiences: new Set(audiences),
+        algorithms: new Set(knownAlgorithms(options.algorithms ?? ['RS256'])),
+        types: new Set((options.tokenTypes ?? ['at+jwt']).map((type) => type.toLowerCase())),
+        requiredClaims: options.requiredClaims ?? ['jti', 'client_id'],
+        clockToleranceSeconds: tolerance,
+        maxLifetimeSeconds: within(options.maxLifetimeSeconds ?? 86_400, 1, Infinity, 'maxLifetimeSeconds'),
+        maxTokenBytes: within(options.maxTokenBytes ?? 16_384, 1, 1_048_576, 'maxTokenBytes'),
+        cacheEntries: within(options.cacheEntries ?? 10_000, 0, 10_000_000, 'cacheEntries'),
+      },
+      new Map(this.#issuers.map((issuer) => [issuer.name, issuer])),
+      options.revocation,
+      this.#now,
+    )
+
+    const dpop = typeof options.dpop === 'string' ? { mode: options.dpop } : (options.dpop ?? {})
+    const publicUrl = dpop.publicUrl ?? originOf(audience)
+    if (publicUrl === undefined && options.dpop !== undefined && dpop.mode !== 'off') {
+      throw new TypeError('dpop needs publicUrl: how clients reach this service, as the audience is not its address')
+    }
+    this.dpopMode = publicUrl === undefined ? 'off' : (dpop.mode ?? 'optional')
+    this.#dpop =
+      this.dpopMode === 'off' || publicUrl === undefined
+        ? undefined
+        : new DpopVerifier(
+            { ...dpop, ...(dpop.algorithms && { algorithms: knownAlgorithms(dpop.algorithms) }) },
+            publicUrl,
+            tolerance,
+            this.#now,
+          )
+    this.dpopAlgorithms = this.#dpop?.algorithms ?? []
+    this.metadataAddress =
+      options.resourceMetadata === false ? undefined : (options.resourceMetadata ?? metadataAddress(audience))
+    this.#presentation = {
+      schemes: this.dpopMode === 'off' ? ['Bearer'] : this.dpopMode === 'required' ? ['DPoP'] : ['Bearer', 'DPoP'],
+      dpopAlgorithms: this.dpopAlgorithms,
+      ...(options.realm === undefined ? {} : { realm: options.realm }),
+      ...(this.metadataAddress === undefined ? {} : { resourceMetadata: this.metadataAddress }),
+      ...(options.documentation === undefined ? {} : { documentation: options.documentation }),
+    }
+    if (typeof options.policies === 'string') {
+      const path = options.policies
+      const onRefused = (): void => {
+        this.#policyReloadsRefused += 1
+      }
+      this.#watch = watchPolicies({ path }, { onRefused })
+    }
+    for (const issuer of this.#issuers) issuer.start()
+  }
+
+  /**
+   * Who sent this request?
+   *
+   * @param request - a Web `Request`, or any other by way of `GuardRequest`
+   * @param options - `optional`: a request without any credentials is nobody's (`undefined`); a bad token is still refused
+   * @throws GuardError 400, 401, or 503 when it cannot be known
+   * @example
+   * ```ts
+   * import type { Guard } from '@latchkey/guard'
+   *
+   * export async function whoami(guard: Guard, request: Request): Promise<Response> {
+   *   const auth = await guard.authenticate(request)
+   *   return Response.json({ id: auth.subject.id })
+   * }
+   * ```
+   */
+  authenticate(request: Request | GuardRequest, options?: { readonly optional?: false }): Promise<Auth>
+  authenticate(request: Request | GuardRequest, options: { readonly optional?: boolean }): Promise<Auth | undefined>
+  async authenticate(
+    request: Request | GuardRequest,
+    options: { readonly optional?: boolean } = {},
+  ): Promise<Auth | undefined> {
+    const facts = request instanceof Request ? fromWebRequest(request) : request
+    let scheme: 'Bearer' | 'DPoP' | undefined
+    try {
+      const credentials = readCredentials(facts)
+      if (credentials === undefined) {
+        if (options.optional === true) return undefined
+        throw missingCredentials()
+      }
+      const { token } = credentials
+      scheme = credentials.scheme
+      const { claims, subject, scopes, boundTo } = await this.#verifier.verify(token)
+      if (boundTo !== undefined || scheme === 'DPoP' || this.dpopMode === 'required') {
+        await this.#assertHolder(facts, token, scheme, boundTo)
+      }
+      this.#authenticated += 1
+      return { subject, scopes, claims, token, expiresAt: new Date(claims.exp * 1000) }
+    } catch (error) {
+      if (error instanceof GuardError) {
+        const { reason } = error
+        this.#refused[reason] = (this.#refused[reason] ?? 0) + 1
+        error.presentation = scheme === undefined ? this.#presentation : { ...this.#presentation, used: scheme }
+      }
+      throw error
+    }
+  }
+
+  /**
+   * May this caller do that to this resource?
+   *
+   * @param context - what policies may ask besides: added to the guard's own context
+   * @returns the decision, with the policy that took it
+   */
+  async can(
+    auth: Auth,
+    action: string,
+    resource: Resource,
+    context?: Readonly<Record<string, unknown>>,
+  ): Promise<Decision> {
+    return this.#decide(auth, action, resource, this.#contextOf(undefined, context))
+  }
+
+  /**
+   * The same question, answered by going on or not.
+   *
+   * @throws GuardError 403 when the decision is no
+   */
+  async assert(
+    auth: Auth,
+    action: string,
+    resource: Resource,
+    context?: Readonly<Record<string, unknown>>,
+  ): Promise<void> {
+    const decision = this.#decide(auth, action, resource, this.#contextOf(undefined, context))
+    if (!decision.allowed) throw this.#denied(decision)
+  }
+
+  /**
+   * Which resources of a type may this caller act on? The answer is a plan (`all`, `none`, or a condition), handed to
+   * `compile`, which makes of it whatever your store understands.
+   *
+   * @param compile - for instance the one `@latchkey/guard/kysely` makes; by default the plan itself is returned
+   */
+  filter(auth: Auth, action: string, resourceType: string): Plan
+  filter<T>(
+    auth: Auth,
+    action: string,
+    resourceType: string,
+    compile: (plan: Plan) => T,
+    context?: Readonly<Record<string, unknown>>,
+  ): T
+  filter(
+    auth: Auth,
+    action: string,
+    resourceType: string,
+    compile: (plan: Plan) => unknown = (plan) => plan,
+    context?: Readonly<Record<string, unknown>>,
+  ): unknown {
+    const policies = this.#policies()
+    if (policies === undefined) return compile({ kind: 'none' })
+    return compile(
+      policies.plan({ subject: auth.subject, action, resourceType, context: this.#contextOf(undefined, context) }),
+    )
+  }
+
+  /**
+   * Loads the resource a request is about and decides about it: what the adapters' `authorize` does.
+   *
+   * @returns the resource, so that the handler need not load it again
+   * @throws GuardError 404 when there is none, 403 when the decision is no, 503 when loading failed. An error of the
+   * loader that has a `status` of its own below 500 is passed on as it is.
+   */
+  async authorize(
+    auth: Auth,
+    action: string,
+    load: ResourceLoader,
+    options: AuthorizeOptions & { readonly request?: GuardRequest } = {},
+  ): Promise<Resource> {
+    const resource = await loaded(load)
+    if (resource === undefined) throw notFound()
+    const context = this.#contextOf(options.request, undefined)
+    const decision = this.#decide(auth, action, resource, context)
+    if (decision.allowed) return resource
+    if (options.hideExistence === true) {
+      const readAction = options.readAction ?? 'read'
+      const known = readAction !== action && this.#decide(auth, readAction, resource, context).allowed
+      if (!known) throw notFound(describeDenial(decision))
+    }
+    throw this.#denied(decision)
+  }
+
+  /**
+   * Was the sign-in behind this token strong and recent enough (RFC 9470)?
+   *
+   * @throws GuardError 401 `insufficient_user_authentication`, telling the client what to ask of the user
+   */
+  requireAuthentication(auth: Auth, requirement: AuthenticationRequirement): void {
+    const { acr, auth_time: signedInAt } = auth.claims
+    const { acrValues, maxAgeSeconds } = requirement
+    if (acrValues !== undefined && (typeof acr !== 'string' || !acrValues.includes(acr))) {
+      throw insufficientAuthentication(requirement)
+    }
+    // A token that does not say when the user signed in says nothing about how recent it was.
+    if (maxAgeSeconds !== undefined && (signedInAt ?? 0) + maxAgeSeconds < this.#now() / 1000) {
+      throw insufficientAuthentication(requirement)
+    }
+  }
+
+  /**
+   * How a refusal is to be answered, and tells the audit hook of it: what the adapters send.
+   *
+   * @throws the error itself, when it is no `GuardError`
+   */
+  refuse(error: unknown, request: GuardRequest): GuardReply {
+    if (!(error instanceof GuardError)) throw error
+    if (error.presentation.schemes === undefined) {
+      // A rule or a handler made it, which cannot know how this guard presents itself.
+      const used = /^dpop /i.test(request.header('authorization')[0] ?? '') ? 'DPoP' : 'Bearer'
+      error.presentation = { ...this.#presentation, used }
+    }
+    const requestId = requestIdOf(request)
+    const { status, code, reason, debug } = error
+    const at = new Date(this.#now())
+    const { method, ip } = request
+    this.#audit({ kind: 'refusal', at, requestId, method, ip, status, code, reason, debug })
+    const reply = error.reply({ requestId, accept: request.header('accept')[0], now: at.getTime() })
+    return { ...reply, headers: { ...reply.headers, 'X-Request-Id': requestId } }
+  }
+
+  /** How the guard is doing, for a health page or an alarm. */
+  health(): GuardHealth {
+    const now = this.#now()
+    const issuers = this.#issuers.map((issuer) => issuer.health())
+    const usable = this.#issuers.filter((issuer) => issuer.isUsable(now)).length
+    const status =
+      usable === 0
+        ? 'unavailable'
+        : usable < issuers.length || issuers.some((issuer) => issuer.lastError !== undefined)
+          ? 'degraded'
+          : 'ok'
+    const refused = this.#watch?.refused
+    return {
+      status: status === 'ok' && refused !== undefined ? 'degraded' : status,
+      issuers,
+      policyVersion: this.#policies()?.version,
+      policyError: refused?.message,
+      revocation: this.#options.revocation?.health?.(),
+    }
+  }
+
+  /** What was counted so far. */
+  metrics(): GuardMetrics {
+    return {
+      authenticated: this.#authenticated,
+      refused: { ...this.#refused },
+      cacheHits: this.#verifier.cacheHits,
+      cacheMisses: this.#verifier.cacheMisses,
+      keyFetches: this.#issuers.reduce((sum, issuer) => sum + issuer.fetches, 0),
+      decisionsAllowed: this.#decisionsAllowed,
+      decisionsDenied: this.#decisionsDenied,
+      auditFailures: this.#auditFailures,
+      policyReloadsRefused: this.#policyReloadsRefused,
+    }
+  }
+
+  /** Ends what was plugged in, and stops following the policy file. */
+  async close(): Promise<void> {
+    this.#watch?.close()
+    await this.#options.revocation?.close?.()
+  }
+
+  /** RFC 9449 §7: a bound token only with its proof and only as DPoP; an unbound one only as Bearer. */
+  async #assertHolder(
+    request: GuardRequest,
+    token: string,
+    scheme: 'Bearer' | 'DPoP',
+    boundTo: string | undefined,
+  ): Promise<void> {
+    if (boundTo === undefined) throw invalidToken('not_bound', 'the token is not bound to a key')
+    if (this.#dpop === undefined) throw invalidToken('binding', 'the token is bound to a key, and DPoP is off')
+    if (scheme !== 'DPoP') throw invalidToken('binding', 'a bound token sent as a plain bearer token')
+    await this.#dpop.verify(request, token, boundTo)
+  }
+
+  #decide(auth: Auth, action: string, resource: Resource, context: Readonly<Record<string, unknown>>): Decision {
+    const { subject } = auth
+    const decision: Decision = this.#policies()?.decide({ subject, action, resource, context }) ?? {
+      allowed: false,
+      reason: 'no-matching-policy',
+      errors: [],
+    }
+    if (decision.allowed) this.#decisionsAllowed += 1
+    else this.#decisionsDenied += 1
+    this.#audit({
+      kind: 'decision',
+      at: new Date(this.#now()),
+      subject: { type: subject.type, id: subject.id, issuer: subject.issuer },
+      act: subject.act,
+      clientId: auth.claims.client_id,
+      action,
+      resource: { type: resource.type, id: resource.id },
+      decision,
+    })
+    return decision
+  }
+
+  #policies(): Policies | undefined {
+    const { policies } = this.#options
+    return typeof policies === 'string' ? this.#watch?.current : policies
+  }
+
+  #denied(decision: Decision): GuardError {
+    const error = accessDenied(
+      'policy',
+      describeDenial(decision),
+      this.#options.exposeReason === true ? decision : undefined,
+    )
+    this.#refused[error.reason] = (this.#refused[error.reason] ?? 0) + 1
+    return error
+  }
+
+  #contextOf(
+    request: GuardRequest | undefined,
+    more: Readonly<Record<string, unknown>> | undefined,
+  ): Readonly<Record<string, unknown>> {
+    return { ...this.#options.context?.(request), ...more }
+  }
+
+  #audit(event: AuditEvent): void {
+    const { audit } = this.#options
+    if (audit === undefined) return
+    try {
+      const outcome: unknown = audit(event)
+      if (outcome instanceof Promise) {
+        outcome.catch(() => {
+          this.#auditFailures += 1
+        })
+      }
+    } catch {
+      // A full log disk must not decide who gets in; the counter tells whoever watches.
+      this.#auditFailures += 1
+    }
+  }
+}
+
+function describeDenial({ reason, policy, errors }: Decision): string {
+  const faults = errors.map((fault) => `${fault.policy}: ${fault.message}`)
+  return [policy === undefined ? reason : `${reason} ${policy}`, ...faults].join('; ')
+}
+
+async function loaded(load: ResourceLoader): Promise<Resource | undefined> {
+  try {
+    return (await load()) ?? undefined
+  } catch (error) {
+    if (error instanceof GuardError) throw error
+    const { status, statusCode } = error as { status?: unknown; statusCode?: unknown }
+    const own = status ?? statusCode
+    if (typeof own === 'number' && own >= 400 && own < 500) throw error
+    throw unavailable('resource', 1, 'the resource could not be loaded', error)
+  }
+}
+
+function trustedIssuers({ issuer, issuers }: GuardOptions): readonly TrustedIssuer[] {
+  if ((issuer === undefined) === (issuers === undefined)) throw new TypeError('A guard needs issuer, or issuers')
+  const list = issuers ?? (typeof issuer === 'string' ? [{ issuer }] : issuer === undefined ? [] : [issuer])
+  if (list.length === 0) throw new TypeError('A guard needs an issuer whose tokens it accepts')
+  if (new Set(list.map((one) => one.issuer)).size < list.length) throw new TypeError('An issuer is named twice')
+  if (list.length > 1) {
+    // Two issuers' alice are two people; which is which must be said, not guessed.
+    const prefixes = list.map((one) => one.subjectPrefix)
+    if (prefixes.includes(undefined) || new Set(prefixes).size < list.length) {
+      throw new TypeError("With several issuers each needs a subjectPrefix of its own (one may be '')")
+    }
+  }
+  return list
+}
+
+function knownAlgorithms(algorithms: readonly Algorithm[]): readonly Algorithm[] {
+  const strange = algorithms.find((algorithm) => !isAlgorithm(algorithm))
+  if (strange !== undefined || algorithms.length === 0) throw new TypeError(`${strange} is no algorithm to accept`)
+  return algorithms
+}
+
+function within(value: number, least: number, most: number, name: string): number {
+  if (!(value >= least && value <= most)) throw new TypeError(`${name} must be from ${least} to ${most}, not ${value}`)
+  return value
+}
+
+function originOf(audience: string): string | undefined {
+  return /^https?:\/\//.test(audience) && URL.canParse(audience) ? new URL(audience).origin : undefined
+}
