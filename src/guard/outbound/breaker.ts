@@ -64,14 +64,6 @@ export class Breaker {
     return this.#probing ? 1000 : 0
   }
 
-  /** @throws OutboundError `circuit_open` */
-  assertMayCall(host: string): void {
-    const refusedForMs = this.refusesForMs()
-    if (refusedForMs === 0) return
-    const retryAfterSeconds = refusedForMs / 1000
-    throw new OutboundError('circuit_open', `The circuit to ${host} is open`, { host, retryAfterSeconds })
-  }
-
   /**
    * Runs one attempt, or refuses it.
    *
@@ -80,7 +72,11 @@ export class Breaker {
    * @throws OutboundError `circuit_open`, or whatever the attempt throws
    */
   async run(host: string, attempt: () => Promise<Response>): Promise<Response> {
-    this.assertMayCall(host)
+    const refusedForMs = this.refusesForMs()
+    if (refusedForMs > 0) {
+      const retryAfterSeconds = refusedForMs / 1000
+      throw new OutboundError('circuit_open', `The circuit to ${host} is open`, { host, retryAfterSeconds })
+    }
     if (this.state === 'closed') return this.#policy.execute(attempt)
 
     this.#probing = true
@@ -97,17 +93,14 @@ export class Breaker {
     }
   }
 
-  /** How long the circuit stays open, read by cockatiel against its own clock: all or nothing, as ours decides. */
+  /**
+   * When the circuit opens: from when on a probe may be let through. cockatiel is told that the pause is over already,
+   * because it reads a clock of its own, and is not asked before ours says so.
+   */
   #pause(reason: FailureReason<unknown>): IBackoff<{ result: FailureReason<unknown> }> {
     const abandoned = 'error' in reason && reason.error instanceof AbandonedProbe
     this.#probeAllowedAt = this.#now() + (abandoned ? 0 : this.#recoveryMs)
-    const isOver = () => this.#now() >= this.#probeAllowedAt
-    return {
-      next: ({ result }) => this.#pause(result),
-      get duration() {
-        return isOver() ? -Infinity : Infinity
-      },
-    }
+    return { duration: -Infinity, next: ({ result }) => this.#pause(result) }
   }
 }
 

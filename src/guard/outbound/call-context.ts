@@ -1,4 +1,4 @@
-import { randomUUID } from 'node:crypto'
+import { requestIdOf } from '../request.ts'
 
 /**
  * The header in which the milliseconds left are passed on, as Envoy names it: how long the caller will wait for the
@@ -26,7 +26,7 @@ export type IncomingHeaders = Headers | Readonly<Record<string, string | readonl
 
 /**
  * Reads from a request being served what the calls made for it pass on. All of it comes from outside: a request id
- * that is not `[A-Za-z0-9_.-]`, 8 to 128 characters, is replaced by a fresh one, a malformed `traceparent` or deadline
+ * that the guard would not accept is replaced by a fresh one, a malformed `traceparent` or deadline
  * is ignored. A deadline can only make a call shorter than it would be.
  *
  * @param headers - of the request being served
@@ -50,13 +50,12 @@ export function callContext(
     const value = headers instanceof Headers ? headers.get(name) : headers[name]
     return typeof value === 'string' ? value : undefined
   }
-  const requestId = read('x-request-id')
   const traceparent = read('traceparent')
   const tracestate = read('tracestate')
   const announced = read(DEADLINE_HEADER)
   const traced = traceparent !== undefined && isTraceparent(traceparent)
   return Object.freeze({
-    requestId: requestId !== undefined && isRequestId(requestId) ? requestId : randomUUID(),
+    requestId: requestIdIn(read('x-request-id')),
     ...(traced && { traceparent }),
     // Trace Context §3.3: tracestate means nothing without a traceparent that could be read.
     ...(traced && tracestate !== undefined && /^[\x20-\x7e]{1,512}$/.test(tracestate) && { tracestate }),
@@ -65,9 +64,10 @@ export function callContext(
   })
 }
 
-/** The same bound on both sides: what we would not accept we do not send. */
-export function isRequestId(value: string): boolean {
-  return /^[\w.-]{8,128}$/.test(value)
+/** The rule by which the guard accepts an id; a fresh one in place of one that breaks it. */
+export function requestIdIn(value: string | undefined): string {
+  const header = (): readonly string[] => (value === undefined ? [] : [value])
+  return requestIdOf({ method: 'GET', url: '/', header })
 }
 
 function isTraceparent(value: string): boolean {

@@ -1,9 +1,8 @@
 import { setTimeout as pause } from 'node:timers/promises'
 import { Agent } from 'undici'
-import { randomUUID } from 'node:crypto'
 import { Breaker } from './breaker.ts'
 import type { BreakerState } from './breaker.ts'
-import { DEADLINE_HEADER, isRequestId, monotonicNow } from './call-context.ts'
+import { DEADLINE_HEADER, monotonicNow, requestIdIn } from './call-context.ts'
 import type { CallContext } from './call-context.ts'
 import { ConnectionSlots } from './connection-slots.ts'
 import { OutboundError } from './outbound-error.ts'
@@ -277,8 +276,7 @@ class Calls implements Outbound {
     const preset = (name: string, value: string | undefined) => {
       if (value !== undefined && !headers.has(name)) headers.set(name, value)
     }
-    const ownId = headers.get('x-request-id')
-    const requestId = ownId !== null && isRequestId(ownId) ? ownId : (context?.requestId ?? randomUUID())
+    const requestId = requestIdIn(headers.get('x-request-id') ?? context?.requestId)
     headers.set('x-request-id', requestId)
     preset('traceparent', context?.traceparent)
     preset('tracestate', context?.tracestate)
@@ -389,8 +387,6 @@ class Calls implements Outbound {
     const { host, url, signal } = call
     const { readTimeoutMs, retryReadTimeoutMs, maxResponseBytes } = this.#settings
     if (this.#closing !== undefined) throw new OutboundError('closed', 'Calls to other services have been closed')
-    // Asked before waiting for a connection too: those of a host that hangs are all taken.
-    host.breaker.assertMayCall(url.origin)
     await host.slots.take(url.origin, remainingMs, signal)
     try {
       return await host.breaker.run(url.origin, async () => {

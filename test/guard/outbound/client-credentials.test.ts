@@ -241,6 +241,15 @@ describe('a token that the resource refuses', () => {
     expect(tokens).toEqual(['Bearer token-1', 'Bearer token-2'])
   })
 
+  it('is asked for once more even from a source that always has another', async () => {
+    const { outbound } = await open()
+    const { origin, tokens } = await resource('none of them')
+    let made = 0
+    const token: TokenSource = { get: async () => `made-${(made += 1)}`, drop: () => true }
+    expect((await outbound.to(origin, { token }).fetch('/')).status).toBe(401)
+    expect(tokens).toEqual(['Bearer made-1', 'Bearer made-2'])
+  })
+
   it('costs the provider one request a second at most, however many calls are refused', async () => {
     const { source, outbound, seen, pass } = await open()
     const { origin } = await resource('another')

@@ -731,7 +731,7 @@ describe('what is passed on and written down', () => {
 
 describe('callContext', () => {
   it('replaces a request id that could forge a log line or an address, and keeps a good one', () => {
-    for (const id of ['short', 'a'.repeat(129), 'a b c d e f g', 'abcdefgh\n{"level":"INFO"}', '../../etc/passwd']) {
+    for (const id of ['', 'a'.repeat(129), 'a b c d e f g', 'abcdefgh\n{"level":"INFO"}', '../../etc/passwd']) {
       expect(callContext({ 'x-request-id': id }).requestId).toMatch(/^[0-9a-f-]{36}$/)
     }
     expect(callContext({ 'x-request-id': ['one-two-three', 'four-five-six'] }).requestId).toMatch(/^[0-9a-f-]{36}$/)
