@@ -1,3 +1,4 @@
+import { setTimeout } from 'node:timers/promises'
 import { describe, expect, it, onTestFinished } from 'vitest'
 import { OutboundError, callContext, clientCredentials, createOutbound } from '@latchkey/guard/outbound'
 import type { ClientCredentialsOptions, Outbound, TokenSource } from '@latchkey/guard/outbound'
@@ -182,6 +183,7 @@ describe('tokens', () => {
     expect(await source.get()).toBe('first')
     await expect.poll(() => errors.length).toBe(1)
     expect(await source.get()).toBe('first')
+    await setTimeout(50)
     expect(seen).toHaveLength(2)
     pass(1)
     expect(await source.get()).toBe('first')
@@ -291,7 +293,8 @@ describe('waiting for a token', () => {
       response.end()
     })
     const users = outbound.to(origin, { token: source })
-    await expect(users.fetch('/', { timeoutMs: 100 })).rejects.toMatchObject({ reason: 'deadline_exceeded' })
+    const context = callContext({ 'x-envoy-expected-rq-timeout-ms': '200' })
+    await expect(users.fetch('/', { context })).rejects.toMatchObject({ reason: 'deadline_exceeded' })
     const next = users.fetch('/')
     release?.()
     expect((await next).status).toBe(200)
