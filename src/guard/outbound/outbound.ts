@@ -244,26 +244,20 @@ class Calls implements Outbound {
     const call = this.#prepare(url, host, options, token)
     host.calls += 1
     host.open += 1
+    const { fallback } = options
+    let failure: OutboundError
     try {
       const answer = await this.#attempts(call)
-      if (options.fallback === undefined || !isTransient(answer.status)) return answer
-      host.fallbacks += 1
-      const retryAfterMs = parseRetryAfter(answer.headers.get('retry-after'), this.#now())
-      return await options.fallback(
-        new OutboundError('still_failing', `${url.origin} still answers ${answer.status}`, {
-          host: url.origin,
-          upstreamStatus: answer.status,
-          ...(retryAfterMs !== undefined && { retryAfterSeconds: retryAfterMs / 1000 }),
-        }),
-      )
+      if (fallback === undefined || !isTransient(answer.status)) return answer
+      failure = stillFailing(url.origin, answer, this.#now())
     } catch (error) {
-      const replaceable = error instanceof OutboundError && error.outOfReach && error.reason !== 'still_failing'
-      if (!replaceable || options.fallback === undefined) throw error
-      host.fallbacks += 1
-      return await options.fallback(error)
+      if (fallback === undefined || !(error instanceof OutboundError) || !error.outOfReach) throw error
+      failure = error
     } finally {
       host.open -= 1
     }
+    host.fallbacks += 1
+    return fallback(failure)
   }
 
   #prepare(url: URL, host: Host, options: CallOptions, token: TokenSource | undefined): Call {
@@ -272,6 +266,8 @@ class Calls implements Outbound {
     if (options.body !== undefined && (method === 'GET' || method === 'HEAD')) {
       throw new TypeError(`${method} carries no body`)
     }
+    const totalMs = Math.min(this.#settings.totalTimeoutMs, options.timeoutMs ?? Infinity)
+    if (!(totalMs > 0)) throw new TypeError(`timeoutMs is a positive number, not ${options.timeoutMs}`)
     const headers = new Headers(options.headers)
     const preset = (name: string, value: string | undefined) => {
       if (value !== undefined && !headers.has(name)) headers.set(name, value)
@@ -281,7 +277,7 @@ class Calls implements Outbound {
     preset('traceparent', context?.traceparent)
     preset('tracestate', context?.tracestate)
     preset('user-agent', this.#caller)
-    const ownDeadlineAt = this.#now() + Math.min(this.#settings.totalTimeoutMs, options.timeoutMs ?? Infinity)
+    const ownDeadlineAt = this.#now() + totalMs
     return {
       url,
       host,
@@ -412,11 +408,11 @@ class Calls implements Outbound {
   /** Others may wait for the same token with more time left, so a call stops waiting without stopping the request. */
   async #tokenInTime(call: Call, token: TokenSource): Promise<string> {
     const { signal, context, requestId } = call
+    signal?.throwIfAborted()
     const { promise: ended, reject } = Promise.withResolvers<never>()
     const remainingMs = Math.max(0, call.deadlineAt - this.#now())
     const timer = setTimeout(() => reject(tooLate(call.url.origin, undefined)), remainingMs)
     const cancel = () => reject(signal?.reason)
-    signal?.throwIfAborted()
     signal?.addEventListener('abort', cancel, { once: true })
     try {
       return await Promise.race([token.get({ ...context, requestId }), ended])
@@ -462,5 +458,14 @@ function tooLate(host: string, cause: OutboundError | undefined): OutboundError 
   return new OutboundError('deadline_exceeded', `No time left for ${host}`, {
     host,
     ...(cause !== undefined && { cause }),
+  })
+}
+
+function stillFailing(host: string, answer: Response, now: number): OutboundError {
+  const retryAfterMs = parseRetryAfter(answer.headers.get('retry-after'), now)
+  return new OutboundError('still_failing', `${host} still answers ${answer.status}`, {
+    host,
+    upstreamStatus: answer.status,
+    ...(retryAfterMs !== undefined && { retryAfterSeconds: retryAfterMs / 1000 }),
   })
 }

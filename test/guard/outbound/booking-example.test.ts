@@ -205,9 +205,10 @@ describe('the booking example', () => {
       USERS_PORT: usersPort,
       BOOKINGS_PORT: bookingsPort,
     }
+    // Less than the ten seconds that a forgotten timer would keep the process alive.
     const { stdout } = await promisify(execFile)(process.execPath, ['examples/booking/main.ts'], {
       env,
-      timeout: 20_000,
+      timeout: 9000,
     })
     expect(stdout).toContain("status: 'confirmed'")
     const lines = stdout.split('\n').filter((line) => line.startsWith('{"'))

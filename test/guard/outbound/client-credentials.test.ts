@@ -295,6 +295,7 @@ describe('waiting for a token', () => {
     const users = outbound.to(origin, { token: source })
     const context = callContext({ 'x-envoy-expected-rq-timeout-ms': '200' })
     await expect(users.fetch('/', { context })).rejects.toMatchObject({ reason: 'deadline_exceeded' })
+    await setTimeout(100)
     const next = users.fetch('/')
     release?.()
     expect((await next).status).toBe(200)
@@ -313,5 +314,19 @@ describe('waiting for a token', () => {
     cancel.abort(reason)
     await expect(call).rejects.toBe(reason)
     release?.()
+  })
+
+  it('does not begin for a caller who has given up already, and leaves nothing behind', async () => {
+    const { outbound } = await open()
+    const reason = new Error('the user went away')
+    let asked = 0
+    const token: TokenSource = { get: async () => `made-${(asked += 1)}`, drop: () => true }
+    const call = outbound
+      .to('http://127.0.0.1:9999', { token })
+      .fetch('/', { signal: AbortSignal.abort(reason), timeoutMs: 20 })
+    await expect(call).rejects.toBe(reason)
+    // A timer left behind would reject with nobody listening, which fails the run.
+    await setTimeout(60)
+    expect(asked).toBe(0)
   })
 })

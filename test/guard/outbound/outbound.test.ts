@@ -54,11 +54,12 @@ describe('settings', () => {
 })
 
 describe('what is not sent at all', () => {
-  it('refuses other schemes, credentials in the address and a GET with a body, without counting a failure', async () => {
+  it('refuses other schemes, credentials in the address, a GET with a body and a time that is none, without counting a failure', async () => {
     const { outbound } = open()
     await expect(outbound.fetch('file:///etc/passwd')).rejects.toThrow(TypeError)
     await expect(outbound.fetch('http://user:secret@127.0.0.1/')).rejects.toThrow(TypeError)
     await expect(outbound.fetch('http://127.0.0.1/', { body: 'x' })).rejects.toThrow(TypeError)
+    await expect(outbound.fetch('http://127.0.0.1/', { timeoutMs: Number.NaN })).rejects.toThrow(TypeError)
     expect(Object.values(outbound.metrics().hosts).map((host) => host.failed)).not.toContain(1)
   })
 
@@ -267,6 +268,14 @@ describe('time limits', () => {
     })
     const { outbound } = open({ readTimeoutMs: 150, retries: 0 })
     expect(await reasonOf(outbound.fetch(origin))).toBe('read_timeout')
+  })
+
+  it('gives a connection three seconds, unless told', async () => {
+    const silent = await serveTcp(() => undefined)
+    const { outbound, log } = open({ retries: 0 })
+    expect(await reasonOf(outbound.fetch(`https://${silent}/`))).toBe('connect_timeout')
+    expect(log[0]?.duration_ms).toBeGreaterThanOrEqual(2500)
+    expect(log[0]?.duration_ms).toBeLessThan(6000)
   })
 
   it('gives each retry two seconds less, down to five, all inside what is left of the whole call', async () => {
@@ -639,11 +648,19 @@ describe('fallback', () => {
     await expect(outbound.fetch(origin, { body: 'x', fallback })).rejects.toThrow(TypeError)
   })
 
-  it('lets its own failure through', async () => {
-    const { outbound } = open()
-    const reason = new Error('no cache either')
-    const fallback = () => Promise.reject(reason)
-    await expect(outbound.fetch(await refusingOrigin(), { fallback })).rejects.toBe(reason)
+  it('is asked once, and its own failure is let through, also when it is one of another call', async () => {
+    const failing = await serve((_, response) => response.writeHead(503).end())
+    const refusing = await refusingOrigin()
+    const { outbound } = open({ retries: 0 })
+    for (const origin of [failing, refusing]) {
+      let asked = 0
+      const fallback = () => {
+        asked += 1
+        return outbound.fetch(`${refusing}/cache`)
+      }
+      expect(await reasonOf(outbound.fetch(origin, { fallback }))).toBe('connect_failed')
+      expect(asked).toBe(1)
+    }
   })
 })
 
