@@ -36,3 +36,4 @@ export type { RevocationCheck, RevocationVerdict } from './revocation/revocation
 export { resourceMetadata } from './resource-metadata.ts'
 export type { ProtectedResourceMetadata, ResourceMetadataOptions } from './resource-metadata.ts'
 export * from './policy/policies.ts'
+export { requireAnyScope, requireRole, requireScopes } from './rule/requirements.ts'
