@@ -194,7 +194,7 @@ class Calls implements Outbound {
     this.#sleep = options.sleep ?? (async (ms, signal) => pause(ms, undefined, signal && { signal }))
     this.#agent = new Agent({
       connections: this.#settings.connections,
-      connect: { ...options.tls, timeout: this.#settings.connectTimeoutMs },
+      connect: { timeout: this.#settings.connectTimeoutMs },
       // Our own timer ends an attempt, to the millisecond; undici's would end it in steps of half a second.
       headersTimeout: 0,
       bodyTimeout: 0,

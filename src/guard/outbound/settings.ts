@@ -56,8 +56,6 @@ export interface OutboundOptions {
   readonly maxResponseBytes?: number
   /** Hosts remembered at a time; an idle healthy one makes room. @defaultValue 256 */
   readonly maxHosts?: number
-  /** Certificates for calls over TLS, as PEM: a private authority, or our own for mutual TLS. */
-  readonly tls?: { readonly ca?: string; readonly cert?: string; readonly key?: string }
   /** Called once for each attempt. */
   readonly log?: (entry: AttemptLog) => void
   /** Milliseconds since 1970. Unless told, the process's monotonic clock: a corrected system clock ends no deadline. */
