@@ -186,21 +186,14 @@ class Compiler {
     const found = this.#find(residual)
     if (found === 'absent') return FAILED
     if (found.type === 'rows') return this.#refuse(`'${residual.path}' is a list of rows; use exists() or all() on it`)
-    const column = columnOf(found)
-    // JSON has no NaN and no infinity, and neither has a decision: there they are missing.
-    if (found.type === 'double') return { kind: 'sql', type: 'double', sql: finite(column) }
-    // A decision gets a row's timestamp as a Date, which ends at milliseconds.
-    if (found.type === 'timestamp')
-      return { kind: 'sql', type: 'timestamp', sql: sql`date_trunc('milliseconds', ${column})` }
-    return { kind: 'sql', type: found.type, sql: column }
+    return { kind: 'sql', type: found.type, sql: readable(found) }
   }
 
   #present(residual: AttributeResidual): Term {
     const found = this.#find(residual)
     if (found === 'absent') return { kind: 'known', value: false }
     if (found.type === 'rows') return { kind: 'known', value: true }
-    const column = columnOf(found)
-    return bool(sql`(${found.type === 'double' ? finite(column) : column} is not null)`)
+    return bool(sql`(${readable(found)} is not null)`)
   }
 
   #negate(term: Term): Term {
@@ -454,8 +447,18 @@ function columnOf({ column }: ColumnAttribute): RawBuilder<unknown> {
   return typeof column === 'string' ? sql`${sql.ref(column)}` : sql`${column}`
 }
 
-function finite(column: RawBuilder<unknown>): RawBuilder<unknown> {
-  return sql`nullif(nullif(nullif(cast(${column} as double precision), 'NaN'), 'Infinity'), '-Infinity')`
+/** A column as a decision would see it: what has no counterpart there is missing, which is NULL. */
+function readable(attribute: ColumnAttribute): RawBuilder<unknown> {
+  const column = columnOf(attribute)
+  if (attribute.type === 'double') {
+    // JSON has neither NaN nor infinity.
+    return sql`nullif(nullif(nullif(cast(${column} as double precision), 'NaN'), 'Infinity'), '-Infinity')`
+  }
+  // Drivers give a timestamp as a Date, which ends at milliseconds and knows no infinity.
+  if (attribute.type === 'timestamp') {
+    return sql`case when isfinite(${column}) then date_trunc('milliseconds', ${column}) end`
+  }
+  return column
 }
 
 function joined({ on }: RowsAttribute, alias: string): RawBuilder<unknown> {
@@ -500,12 +503,18 @@ function isStorable(text: string): boolean {
   return !text.includes('\0') && text.isWellFormed()
 }
 
+function isInt64(value: bigint): boolean {
+  return BigInt.asIntN(64, value) === value
+}
+
 function literal(value: string | boolean | bigint | number | Date): RawBuilder<unknown> {
   if (typeof value === 'boolean') return value ? sql`true` : sql`false`
   if (typeof value === 'string') return sql`cast(${value} as text)`
-  if (typeof value === 'bigint') return sql`cast(${value.toString()} as bigint)`
+  // `int(1e30)` is more than 64 bits: larger than every column, and no reason for the statement to fail.
+  if (typeof value === 'bigint') return sql`cast(${value.toString()} as ${isInt64(value) ? sql`bigint` : sql`numeric`})`
   if (typeof value === 'number') return sql`cast(${String(value)} as double precision)`
-  return sql`cast(${value.toISOString()} as timestamptz)`
+  const year = value.getUTCFullYear()
+  return sql`cast(${year > 9_999 ? 'infinity' : year < 1 ? '-infinity' : value.toISOString()} as timestamptz)`
 }
 
 /** A known value where a column could stand; undefined for what no column holds. */
@@ -527,7 +536,7 @@ function comparableValue(kind: ScalarKind | ListKind, value: unknown): RawBuilde
   if (kind === 'timestamp') return value instanceof Date ? [literal(value)] : []
   if (kind === 'int') {
     if (typeof value === 'number') return Number.isSafeInteger(value) ? [literal(BigInt(value))] : []
-    return typeof value === 'bigint' ? [literal(value)] : []
+    return typeof value === 'bigint' && isInt64(value) ? [literal(value)] : []
   }
   if (typeof value === 'number') return [literal(value)]
   return typeof value === 'bigint' && Number.isSafeInteger(Number(value)) ? [literal(Number(value))] : []

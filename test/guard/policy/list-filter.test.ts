@@ -1,7 +1,7 @@
 import { PGlite } from '@electric-sql/pglite'
 import { Kysely, PGliteDialect, PostgresDialect, sql } from 'kysely'
 import type { Expression, SqlBool } from 'kysely'
-import pg from 'pg'
+import { Pool } from 'pg'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { toWhere } from '../../../src/guard/kysely.ts'
 import type { AttributeMap } from '../../../src/guard/kysely.ts'
@@ -218,7 +218,7 @@ describe.skipIf(programs === undefined)('a list filter on PostgreSQL', () => {
   suite(
     async () => {
       server = await openTemporaryPostgres(programs ?? '')
-      const pool = new pg.Pool({ connectionString: server.connectionString, max: 1 })
+      const pool = new Pool({ connectionString: server.connectionString, max: 1 })
       return new Kysely<Tables>({ dialect: new PostgresDialect({ pool }) })
     },
     () => server?.close(),

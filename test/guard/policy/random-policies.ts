@@ -41,7 +41,7 @@ const USERS = ['alice', 'bob', 'carol', 'm1']
 const DEPARTMENTS = ['ml', 'ops', 'R AND D', '']
 const TAGS = ['red', 'green', 'redder', 'm1', '']
 const LEVELS = [0, 1, 2, 3, -1, 10]
-const SCORES = [0, 0.5, 1, 2.5, 3, -1.25]
+const SCORES = [0, 0.5, 1, 2.5, 3, -1.25, Number.NaN, Number.POSITIVE_INFINITY, 1e300]
 const TIMES = ['2024-01-01T00:00:00.000Z', '2024-06-01T12:30:00.123Z', '2025-01-01T00:00:00.000Z']
 const CLASSES = ['public', 'internal', 'secret', 'unheard-of']
 
@@ -162,13 +162,14 @@ function term(random: Random, kind: Kind, row?: string): string {
         '-resource.level',
         '{"public": 0, "internal": 1, "secret": 3}[resource.classification]',
         'subject.limits[resource.department]',
+        'int(subject.level)',
         '(resource.public ? resource.level : 2)',
       ])
     case 'number':
       return random.pick(['resource.score', '1.5', '-resource.score', '0.5', 'resource.score'])
     case 'flag':
       return random.pick(['resource.public', 'subject.staff', 'true', 'false', '(resource.level > 1)'])
-    case 'time':
+    default:
       return random.pick(['resource.created_at', 'context.time', 'timestamp("2024-06-01")', 'resource.created_at'])
   }
 }
