@@ -40,7 +40,7 @@ export interface Read {
 export interface Activation {
   readonly subject: Map<string, CelValue>
   readonly resource: Map<string, CelValue>
-  readonly context: Map<string, CelValue>
+  context: Map<string, CelValue>
   readonly action: string
 }
 
@@ -52,20 +52,17 @@ interface Size {
   readonly text: number
 }
 
+/** Never written to: most conditions do not ask for the context. */
+const NO_VALUES = new Map<string, CelValue>()
 const NOTHING: Readonly<Record<string, unknown>> = Object.freeze({})
 
 /** The facts of one question, copied as conditions ask for them. */
 export class Facts {
   readonly activation: Activation
-  readonly #subject: object
-  readonly #resource: object
-  readonly #context: object
-  readonly #complete = new Set<Root>()
-  readonly #sizes = {
-    subject: new Map<string, Size>(),
-    resource: new Map<string, Size>(),
-    context: new Map<string, Size>(),
-  }
+  readonly #from: Readonly<Record<Root, object>>
+  // Only of attributes that are long, which few are.
+  #sizes: Map<string, Size> | undefined
+  #complete = ''
   #steps = MAX_STEPS
   #values = MAX_VALUES
   // Of the attribute that is being copied.
@@ -73,10 +70,8 @@ export class Facts {
   #longestText = 0
 
   constructor(subject: Subject, action: string, resource: Resource, context: object | undefined) {
-    this.#subject = subject
-    this.#resource = resource
-    this.#context = context ?? NOTHING
-    this.activation = { subject: new Map(), resource: new Map(), context: new Map(), action }
+    this.#from = { subject, resource, context: context ?? NOTHING }
+    this.activation = { subject: new Map(), resource: new Map(), context: NO_VALUES, action }
   }
 
   /**
@@ -85,54 +80,62 @@ export class Facts {
    * @throws FactsError when a value is beyond its bounds, or the budget is spent
    */
   prepare(reads: readonly Read[], cost: Cost): void {
+    for (const { root, attribute } of reads) {
+      if (attribute === undefined) this.#copyAll(root)
+      else if (!this.activation[root].has(attribute)) this.#copyAttribute(root, attribute)
+    }
+    this.#steps -= cost.fixed
+    if (this.#sizes !== undefined || cost.longestList > 0 || cost.searches > 0 || cost.searchesPerItem > 0) {
+      this.#steps -= this.#costOfSizes(reads, cost)
+    }
+    if (this.#steps < 0) throw new FactsError('the conditions of this decision cost more than their budget')
+  }
+
+  /** What the lengths of lists and texts add to the fixed cost. */
+  #costOfSizes(reads: readonly Read[], cost: Cost): number {
     let items = cost.longestList
     let text = cost.longestText
     for (const { root, attribute } of reads) {
-      const target = this.activation[root]
-      if (attribute === undefined) this.#copyAll(root, target)
-      else if (!target.has(attribute)) this.#copyAttribute(root, attribute, target)
-      const sizes = this.#sizes[root]
-      if (sizes.size === 0) continue
-      for (const size of attribute === undefined ? sizes.values() : [sizes.get(attribute)]) {
-        if (size !== undefined && size.items > items) items = size.items
-        if (size !== undefined && size.text > text) text = size.text
+      for (const [name, size] of this.#sizes ?? []) {
+        if (attribute === undefined ? !name.startsWith(`${root}.`) : name !== `${root}.${attribute}`) continue
+        items = Math.max(items, size.items)
+        text = Math.max(text, size.text)
       }
     }
     items *= cost.growth
     text *= cost.growth
-    this.#steps -=
-      cost.fixed +
-      items * (cost.perItem + items * cost.perPair) +
-      // Searching a text for another takes the product of their lengths at worst; measured, 2,000 products are a step.
-      ((cost.searches + cost.searchesPerItem * items) * text * text) / 2_000
-    if (this.#steps < 0) throw new FactsError('the conditions of this decision cost more than their budget')
+    // Searching a text for another takes the product of their lengths at worst; measured, 2,000 products are a step.
+    const searching = ((cost.searches + cost.searchesPerItem * items) * text * text) / 2_000
+    return items * (cost.perItem + items * cost.perPair) + searching
   }
 
-  #from(root: Root): object {
-    return root === 'subject' ? this.#subject : root === 'resource' ? this.#resource : this.#context
-  }
-
-  #copyAll(root: Root, target: Map<string, CelValue>): void {
-    if (this.#complete.has(root)) return
-    const names = Object.keys(this.#from(root))
+  #copyAll(root: Root): void {
+    if (this.#complete.includes(root)) return
+    const names = Object.keys(this.#from[root])
     this.#countItems(names.length)
-    for (const name of names) if (!target.has(name)) this.#copyAttribute(root, name, target)
-    this.#sizes[root].set('', { items: names.length, text: 0 })
-    this.#complete.add(root)
+    for (const name of names) if (!this.activation[root].has(name)) this.#copyAttribute(root, name)
+    this.#remember(`${root}.`, { items: names.length, text: 0 })
+    this.#complete += root
   }
 
-  #copyAttribute(root: Root, name: string, target: Map<string, CelValue>): void {
-    const from = this.#from(root)
+  #copyAttribute(root: Root, name: string): void {
+    const from = this.#from[root]
     // Own properties only: a condition must never find `constructor` or anything else that comes with every object.
     if (!Object.hasOwn(from, name)) return
     this.#longestList = 0
     this.#longestText = 0
     const value = this.#copy((from as Record<string, unknown>)[name], 0)
     if (value === undefined) return
-    target.set(name, value)
+    if (root === 'context' && this.activation.context === NO_VALUES) this.activation.context = new Map()
+    this.activation[root].set(name, value)
     if (this.#longestList > 0 || this.#longestText > SHORT_TEXT) {
-      this.#sizes[root].set(name, { items: this.#longestList, text: this.#longestText })
+      this.#remember(`${root}.${name}`, { items: this.#longestList, text: this.#longestText })
     }
+  }
+
+  #remember(name: string, size: Size): void {
+    this.#sizes ??= new Map()
+    this.#sizes.set(name, size)
   }
 
   #copy(value: unknown, depth: number): CelValue | undefined {

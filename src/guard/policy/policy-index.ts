@@ -16,7 +16,7 @@ export interface Candidate {
 }
 
 /** Policies by who they are for. */
-interface BySubject {
+export interface BySubject {
   readonly anybody: Candidate[]
   readonly users: Candidate[]
   readonly clients: Candidate[]
@@ -26,7 +26,7 @@ interface BySubject {
   readonly group: Map<string, Candidate[]>
 }
 
-interface View {
+export interface View {
   readonly deny: BySubject
   readonly allow: BySubject
 }
@@ -55,17 +55,8 @@ export class PolicyIndex {
     }
   }
 
-  /** Deny policies for this question, by subject alone; an id still has to be compared. */
-  denies(action: string, type: string, subject: Subject): Candidate[][] {
-    return candidates(this.#view(action, type).deny, subject)
-  }
-
-  /** Allow policies for this question. */
-  allows(action: string, type: string, subject: Subject): Candidate[][] {
-    return candidates(this.#view(action, type).allow, subject)
-  }
-
-  #view(action: string, type: string): View {
+  /** The policies about an action on a type. */
+  view(action: string, type: string): View {
     const typeKey = this.#types.has(type) ? type : ''
     const actionKey =
       this.#actions.has(action) || this.#actionPrefixes.some((prefix) => action.startsWith(prefix)) ? action : ''
@@ -134,7 +125,8 @@ function listsFor(bySubject: BySubject, policy: Policy): Set<Candidate[]> {
 
 const NONE: readonly string[] = []
 
-function candidates(bySubject: BySubject, subject: Subject): Candidate[][] {
+/** Those of them that are for this subject; an id still has to be compared. */
+export function candidates(bySubject: BySubject, subject: Subject): Candidate[][] {
   const lists: Candidate[][] = []
   if (bySubject.anybody.length > 0) lists.push(bySubject.anybody)
   // A service that calls for itself is no user, whatever its id: the two name spaces stay apart (RFC 9700 §4.15).

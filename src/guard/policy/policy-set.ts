@@ -9,7 +9,7 @@ import { matchesName } from './patterns.ts'
 import { readPolicyDocument } from './policy-document.ts'
 import type { Policy, PolicyDocument, PolicyTest } from './policy-document.ts'
 import { PolicyError } from './policy-error.ts'
-import { PolicyIndex } from './policy-index.ts'
+import { candidates, PolicyIndex } from './policy-index.ts'
 import type { Candidate } from './policy-index.ts'
 import { conjunction, disjunction, FALSE, idResidual, residualOf, TRUE } from './residual.ts'
 import type { Residual } from './residual.ts'
@@ -58,23 +58,15 @@ export class PolicySet {
    */
   decide(input: DecisionInput): Decision {
     const { subject, action, resource } = input
+    const view = this.#index.view(action, resource.type)
     const facts = new Facts(subject, action, resource, input.context)
     const faults: PolicyFault[] = []
-
-    for (const list of this.#index.denies(action, resource.type, subject)) {
-      for (const candidate of list) {
-        if (applies(candidate, resource.id, facts, faults, true)) {
-          return { allowed: false, policy: candidate.policy.id, reason: 'denied-by-policy', errors: faults }
-        }
-      }
+    const denied = firstThatApplies(candidates(view.deny, subject), resource.id, facts, faults, true)
+    if (denied !== undefined) {
+      return { allowed: false, policy: denied.id, reason: 'denied-by-policy', errors: faults }
     }
-    for (const list of this.#index.allows(action, resource.type, subject)) {
-      for (const candidate of list) {
-        if (applies(candidate, resource.id, facts, faults, false)) {
-          return { allowed: true, policy: candidate.policy.id, reason: 'allowed', errors: faults }
-        }
-      }
-    }
+    const allowed = firstThatApplies(candidates(view.allow, subject), resource.id, facts, faults, false)
+    if (allowed !== undefined) return { allowed: true, policy: allowed.id, reason: 'allowed', errors: faults }
     return faults.length === 0 ? NOTHING_MATCHES : { ...NOTHING_MATCHES, errors: faults }
   }
 
@@ -85,11 +77,12 @@ export class PolicySet {
    */
   plan(input: PlanInput): Plan {
     const { subject, action, resourceType } = input
+    const view = this.#index.view(action, resourceType)
     const facts = new Facts(subject, action, { type: resourceType }, input.context)
     facts.prepare(TYPE_OF_RESOURCE, NO_COST)
 
     const deny: PlannedCondition[] = []
-    for (const candidate of this.#index.denies(action, resourceType, subject).flat()) {
+    for (const candidate of candidates(view.deny, subject).flat()) {
       const condition = planned(candidate, facts)
       // An erroring deny denies.
       if (condition.kind === 'error' || (condition.kind === 'value' && condition.value === true))
@@ -98,7 +91,7 @@ export class PolicySet {
     }
     const allow: PlannedCondition[] = []
     let all = false
-    for (const candidate of this.#index.allows(action, resourceType, subject).flat()) {
+    for (const candidate of candidates(view.allow, subject).flat()) {
       const condition = planned(candidate, facts)
       if (condition.kind === 'error' || (condition.kind === 'value' && condition.value !== true)) continue
       if (condition.kind === 'value') {
@@ -115,10 +108,8 @@ export class PolicySet {
 
   /** The policies that concern an action on a type for this subject, denies first, in the order they are asked. */
   candidates(subject: Subject, action: string, resourceType: string): readonly Candidate[] {
-    return [
-      ...this.#index.denies(action, resourceType, subject).flat(),
-      ...this.#index.allows(action, resourceType, subject).flat(),
-    ]
+    const view = this.#index.view(action, resourceType)
+    return [...candidates(view.deny, subject), ...candidates(view.allow, subject)].flat()
   }
 }
 
@@ -132,6 +123,19 @@ const NO_COST = {
   growth: 1,
   longestList: 0,
   longestText: 0,
+}
+
+function firstThatApplies(
+  lists: readonly (readonly Candidate[])[],
+  id: string | undefined,
+  facts: Facts,
+  faults: PolicyFault[],
+  whenFailing: boolean,
+): Policy | undefined {
+  for (const list of lists) {
+    for (const candidate of list) if (applies(candidate, id, facts, faults, whenFailing)) return candidate.policy
+  }
+  return undefined
 }
 
 /** Whether a policy applies; one that fails applies if it is a deny. */
