@@ -1,24 +1,14 @@
 /**
  * The guard for Express. `authenticate(guard)` goes first and puts `req.auth` there; the middlewares answer their own
- * refusals, and `answerRefusals()`, last of all, those thrown by handlers.
+ * refusals, and `answerRefusals`, last of all, those thrown by handlers.
  */
 import type { Auth } from './caller.ts'
-import type { AuthenticationRequirement } from './errors.ts'
-import type { AuthorizeOptions, Guard } from './guard.ts'
+import type { AuthorizeOptions, FoundResource, Guard } from './guard.ts'
 import type { Resource } from './policy/decision.ts'
 import { fromNodeRequest } from './request.ts'
 import type { NodeRequest } from './request.ts'
 import type { ResourceMetadataOptions } from './resource-metadata.ts'
-import * as rules from './rule/requirements.ts'
-import {
-  admit,
-  authorizeVisit,
-  callerOfVisit,
-  checkCaller,
-  metadataReply,
-  refusalOfVisit,
-  resourceOfVisit,
-} from './visit.ts'
+import * as visit from './visit.ts'
 import type { AuthenticateOptions } from './visit.ts'
 
 /** What is used of Express's request. */
@@ -28,18 +18,16 @@ export interface ExpressRequest extends NodeRequest {
   readonly ip?: string | undefined
 }
 
-/** What is used of Express's response. */
+/** What is used of Express's response: Node's own part of it. */
 export interface ExpressResponse {
-  status(code: number): unknown
-  set(headers: Record<string, string>): unknown
-  end(body: string): unknown
+  writeHead(status: number, headers: Record<string, string>): { end(body: string): unknown }
 }
 
 type Next = (error?: unknown) => void
 
 /** An Express middleware, by shape. */
-export type ExpressMiddleware<Request extends ExpressRequest = ExpressRequest> = (
-  req: Request,
+export type ExpressMiddleware<R extends ExpressRequest = ExpressRequest> = (
+  req: R,
   res: ExpressResponse,
   next: Next,
 ) => void
@@ -59,91 +47,67 @@ export type ExpressMiddleware<Request extends ExpressRequest = ExpressRequest> =
  * app.get('/hello', requireScopes('models:read'), (req, res) => {
  *   res.json({ hello: authOf(req).subject.id })
  * })
- * app.use(answerRefusals())
+ * app.use(answerRefusals)
  * ```
  */
-export function authenticate(guard: Guard, options: AuthenticateOptions = {}): ExpressMiddleware {
+export function authenticate(guard: Guard, options?: AuthenticateOptions): ExpressMiddleware {
   return step(async (req) => {
-    const auth = await admit(guard, req, fromNodeRequest(req, req.originalUrl, req.ip), options)
+    const auth = await visit.admit(guard, req, fromNodeRequest(req, req.originalUrl, req.ip), options)
     Object.assign(req, { auth })
   })
 }
 
 /** Who sent this request. @throws GuardError 401 when it was let pass as nobody's */
-export const authOf = (req: ExpressRequest): Auth => callerOfVisit(req)
+export const authOf = (req: ExpressRequest): Auth => visit.callerOf(req)
 
 /** The resource that `authorize` found. */
-export const resourceOf = (req: ExpressRequest): Resource => resourceOfVisit(req)
+export const resourceOf = (req: ExpressRequest): Resource => visit.resourceOf(req)
 
-/** Lets pass whoever has all of these scopes. */
-export const requireScopes = (...scopes: string[]): ExpressMiddleware =>
-  step((req) => checkCaller(req, (auth) => rules.requireScopes(auth, ...scopes)))
-
-/** Lets pass whoever has one of these scopes. */
-export const requireAnyScope = (...scopes: string[]): ExpressMiddleware =>
-  step((req) => checkCaller(req, (auth) => rules.requireAnyScope(auth, ...scopes)))
-
-/** Lets pass whoever has one of these roles. */
-export const requireRole = (...roles: string[]): ExpressMiddleware =>
-  step((req) => checkCaller(req, (auth) => rules.requireRole(auth, ...roles)))
-
-/** Lets pass whoever signed in strongly and recently enough (RFC 9470). */
-export const requireAuthentication = (requirement: AuthenticationRequirement): ExpressMiddleware =>
-  step((req) => checkCaller(req, (auth, guard) => guard.requireAuthentication(auth, requirement)))
+export const { requireScopes, requireAnyScope, requireRole, requireAuthentication } = visit.ruleSteps((rule) =>
+  step((req: ExpressRequest) => visit.check(req, rule)),
+)
 
 /**
  * Lets pass whoever the policies allow this action on the resource the request is about.
  *
  * @param load - finds that resource; nothing found is answered 404
  */
-export function authorize<Request extends ExpressRequest>(
+export function authorize<R extends ExpressRequest>(
   action: string,
-  load: (req: Request) => Resource | null | undefined | Promise<Resource | null | undefined>,
-  options: AuthorizeOptions = {},
-): ExpressMiddleware<Request> {
-  return step((req) => authorizeVisit(req, action, () => load(req), options))
+  load: (req: R) => FoundResource,
+  options?: AuthorizeOptions,
+): ExpressMiddleware<R> {
+  return step((req) => visit.authorize(req, action, () => load(req), options))
 }
 
-/** Answers refusals thrown by handlers, and passes every other error on. Goes after the routes. */
-export function answerRefusals(): (error: unknown, req: ExpressRequest, res: ExpressResponse, next: Next) => void {
-  return function answerRefusals(error, req, res, next) {
-    answer(error, req, res, next)
+/** An error handler, for after the routes: answers refusals thrown by handlers, and passes every other error on. */
+export function answerRefusals(error: unknown, req: ExpressRequest, res: ExpressResponse, next: Next): void {
+  try {
+    const { status, headers, body } = visit.refusal(req, error)
+    res.writeHead(status, headers).end(JSON.stringify(body))
+  } catch (other) {
+    next(other)
   }
 }
 
 /** Serves the metadata of this service (RFC 9728); goes before `authenticate`. */
-export function protectedResourceMetadata(guard: Guard, options: ResourceMetadataOptions = {}): ExpressMiddleware {
-  const replyTo = metadataReply(guard, options)
+export function protectedResourceMetadata(guard: Guard, options?: ResourceMetadataOptions): ExpressMiddleware {
+  const replyTo = visit.metadataReply(guard, options)
   return function protectedResourceMetadata(req, res, next) {
     const reply = replyTo(req.method, req.originalUrl)
-    if (reply === undefined) return next()
-    res.set(reply.headers)
-    res.end(reply.body)
+    if (reply === undefined) next()
+    else res.writeHead(200, reply.headers).end(reply.body)
   }
 }
 
-function step<Request extends ExpressRequest>(run: (req: Request) => void | Promise<void>): ExpressMiddleware<Request> {
-  async function passes(req: Request, res: ExpressResponse, next: Next): Promise<boolean> {
+function step<R extends ExpressRequest>(run: (req: R) => void | Promise<void>): ExpressMiddleware<R> {
+  async function attempt(req: R, res: ExpressResponse, next: Next): Promise<void> {
     try {
       await run(req)
-      return true
     } catch (error) {
-      answer(error, req, res, next)
-      return false
+      return answerRefusals(error, req, res, next)
     }
+    next()
   }
-  return function step(req, res, next) {
-    void passes(req, res, next).then((passed) => passed && next())
-  }
-}
-
-function answer(error: unknown, req: ExpressRequest, res: ExpressResponse, next: Next): void {
-  try {
-    const { status, headers, body } = refusalOfVisit(req, error)
-    res.status(status)
-    res.set(headers)
-    res.end(JSON.stringify(body))
-  } catch (other) {
-    next(other)
-  }
+  return (req, res, next) => void attempt(req, res, next)
 }

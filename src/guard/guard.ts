@@ -152,8 +152,11 @@ export interface AuthorizeOptions {
   readonly readAction?: string
 }
 
-/** Finds the resource a request is about; `undefined` or `null` when there is none. */
-export type ResourceLoader = () => Resource | null | undefined | Promise<Resource | null | undefined>
+/** What looking for a resource came to: nothing found is `undefined` or `null`. */
+export type FoundResource = Resource | null | undefined | Promise<Resource | null | undefined>
+
+/** Finds the resource a request is about. */
+export type ResourceLoader = () => FoundResource
 
 /**
  * Makes a guard. It begins to load keys at once and waits for nothing: the first request that needs a key waits for

@@ -4,22 +4,13 @@
  */
 import type { Auth } from './caller.ts'
 import { GuardError } from './errors.ts'
-import type { AuthenticationRequirement, GuardReply } from './errors.ts'
-import type { AuthorizeOptions, Guard } from './guard.ts'
+import type { GuardReply } from './errors.ts'
+import type { AuthorizeOptions, FoundResource, Guard } from './guard.ts'
 import type { Resource } from './policy/decision.ts'
 import { fromWebRequest } from './request.ts'
 import type { ResourceMetadataOptions } from './resource-metadata.ts'
-import * as rules from './rule/requirements.ts'
-import {
-  admit,
-  authorizeVisit,
-  callerOfVisit,
-  checkCaller,
-  metadataReply,
-  refusalOfVisit,
-  resourceOfVisit,
-} from './visit.ts'
-import type { AuthenticateOptions } from './visit.ts'
+import * as visit from './visit.ts'
+import type { AuthenticateOptions, Rule } from './visit.ts'
 
 /** What is used of Hono's context. */
 export interface HonoContext {
@@ -33,10 +24,7 @@ export interface HonoContext {
 type Next = () => Promise<void>
 
 /** A Hono middleware, by shape. */
-export type HonoMiddleware<Context extends HonoContext = HonoContext> = (
-  c: Context,
-  next: Next,
-) => Promise<Response | void>
+export type HonoMiddleware<C extends HonoContext = HonoContext> = (c: C, next: Next) => Promise<Response | void>
 
 /** For Hono's own environment type: `new Hono<GuardEnv>()` knows `c.get('auth')`. */
 export interface GuardEnv {
@@ -68,69 +56,56 @@ export interface HonoAuthenticateOptions extends AuthenticateOptions {
 export function authenticate(guard: Guard, options: HonoAuthenticateOptions = {}): HonoMiddleware {
   return async function authenticate(c, next) {
     try {
-      c.set('auth', await admit(guard, c, fromWebRequest(c.req.raw, options.ip?.(c)), options))
+      c.set('auth', await visit.admit(guard, c, fromWebRequest(c.req.raw, options.ip?.(c)), options))
     } catch (error) {
-      return toResponse(refusalOfVisit(c, error))
+      return toResponse(visit.refusal(c, error))
     }
     await next()
     // Hono has answered what was thrown below; a refusal is answered again, as this guard does.
     if (c.error instanceof GuardError) {
       c.res = undefined
-      c.res = toResponse(refusalOfVisit(c, c.error))
+      c.res = toResponse(visit.refusal(c, c.error))
     }
     return undefined
   }
 }
 
 /** Who sent this request. @throws GuardError 401 when it was let pass as nobody's */
-export const authOf = (c: object): Auth => callerOfVisit(c)
+export const authOf = (c: object): Auth => visit.callerOf(c)
 
 /** The resource that `authorize` found. */
-export const resourceOf = (c: object): Resource => resourceOfVisit(c)
+export const resourceOf = (c: object): Resource => visit.resourceOf(c)
 
-/** Lets pass whoever has all of these scopes. */
-export const requireScopes = (...scopes: string[]): HonoMiddleware =>
-  check((auth) => rules.requireScopes(auth, ...scopes))
-
-/** Lets pass whoever has one of these scopes. */
-export const requireAnyScope = (...scopes: string[]): HonoMiddleware =>
-  check((auth) => rules.requireAnyScope(auth, ...scopes))
-
-/** Lets pass whoever has one of these roles. */
-export const requireRole = (...roles: string[]): HonoMiddleware => check((auth) => rules.requireRole(auth, ...roles))
-
-/** Lets pass whoever signed in strongly and recently enough (RFC 9470). */
-export const requireAuthentication = (requirement: AuthenticationRequirement): HonoMiddleware =>
-  check((auth, guard) => guard.requireAuthentication(auth, requirement))
+export const { requireScopes, requireAnyScope, requireRole, requireAuthentication } = visit.ruleSteps(check)
 
 /**
  * Lets pass whoever the policies allow this action on the resource the request is about.
  *
  * @param load - finds that resource; nothing found is answered 404
  */
-export function authorize<Context extends HonoContext>(
+export function authorize<C extends HonoContext>(
   action: string,
-  load: (c: Context) => Resource | null | undefined | Promise<Resource | null | undefined>,
-  options: AuthorizeOptions = {},
-): HonoMiddleware<Context> {
+  load: (c: C) => FoundResource,
+  options?: AuthorizeOptions,
+): HonoMiddleware<C> {
   return async function authorize(c, next) {
-    await authorizeVisit(c, action, () => load(c), options)
+    await visit.authorize(c, action, () => load(c), options)
     await next()
   }
 }
 
 /** Serves the metadata of this service (RFC 9728); goes before `authenticate`. */
-export function protectedResourceMetadata(guard: Guard, options: ResourceMetadataOptions = {}): HonoMiddleware {
-  const replyTo = metadataReply(guard, options)
+export function protectedResourceMetadata(guard: Guard, options?: ResourceMetadataOptions): HonoMiddleware {
+  const replyTo = visit.metadataReply(guard, options)
   return async function protectedResourceMetadata(c, next) {
     const reply = replyTo(c.req.method, c.req.path)
     return reply === undefined ? await next() : new Response(reply.body, { headers: reply.headers })
   }
 }
 
-function check(rule: (auth: Auth, guard: Guard) => void): HonoMiddleware {
+function check(rule: Rule): HonoMiddleware {
   return async function check(c, next) {
-    checkCaller(c, rule)
+    visit.check(c, rule)
     await next()
   }
 }

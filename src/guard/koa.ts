@@ -3,23 +3,13 @@
  * it, thrown by a rule, by `authorize` or by a handler.
  */
 import type { Auth } from './caller.ts'
-import type { AuthenticationRequirement } from './errors.ts'
-import type { AuthorizeOptions, Guard } from './guard.ts'
+import type { AuthorizeOptions, FoundResource, Guard } from './guard.ts'
 import type { Resource } from './policy/decision.ts'
 import { fromNodeRequest } from './request.ts'
 import type { NodeRequest } from './request.ts'
 import type { ResourceMetadataOptions } from './resource-metadata.ts'
-import * as rules from './rule/requirements.ts'
-import {
-  admit,
-  authorizeVisit,
-  callerOfVisit,
-  checkCaller,
-  metadataReply,
-  refusalOfVisit,
-  resourceOfVisit,
-} from './visit.ts'
-import type { AuthenticateOptions } from './visit.ts'
+import * as visit from './visit.ts'
+import type { AuthenticateOptions, Rule } from './visit.ts'
 
 /** What is used of Koa's context. */
 export interface KoaContext {
@@ -35,10 +25,7 @@ export interface KoaContext {
 }
 
 /** A Koa middleware, by shape. */
-export type KoaMiddleware<Context extends KoaContext = KoaContext> = (
-  ctx: Context,
-  next: () => Promise<unknown>,
-) => Promise<void>
+export type KoaMiddleware<C extends KoaContext = KoaContext> = (ctx: C, next: () => Promise<unknown>) => Promise<void>
 
 /**
  * Lets in whoever has a good token.
@@ -58,14 +45,14 @@ export type KoaMiddleware<Context extends KoaContext = KoaContext> = (
  * })
  * ```
  */
-export function authenticate(guard: Guard, options: AuthenticateOptions = {}): KoaMiddleware {
+export function authenticate(guard: Guard, options?: AuthenticateOptions): KoaMiddleware {
   return async function authenticate(ctx, next) {
     try {
-      const auth = await admit(guard, ctx.req, fromNodeRequest(ctx.req, ctx.originalUrl, ctx.ip), options)
+      const auth = await visit.admit(guard, ctx.req, fromNodeRequest(ctx.req, ctx.originalUrl, ctx.ip), options)
       Object.assign(ctx.state, { auth })
       await next()
     } catch (error) {
-      const { status, headers, body } = refusalOfVisit(ctx.req, error)
+      const { status, headers, body } = visit.refusal(ctx.req, error)
       ctx.status = status
       ctx.set(headers)
       ctx.body = JSON.stringify(body)
@@ -74,45 +61,32 @@ export function authenticate(guard: Guard, options: AuthenticateOptions = {}): K
 }
 
 /** Who sent this request. @throws GuardError 401 when it was let pass as nobody's */
-export const authOf = (ctx: KoaContext): Auth => callerOfVisit(ctx.req)
+export const authOf = (ctx: KoaContext): Auth => visit.callerOf(ctx.req)
 
 /** The resource that `authorize` found. */
-export const resourceOf = (ctx: KoaContext): Resource => resourceOfVisit(ctx.req)
+export const resourceOf = (ctx: KoaContext): Resource => visit.resourceOf(ctx.req)
 
-/** Lets pass whoever has all of these scopes. */
-export const requireScopes = (...scopes: string[]): KoaMiddleware =>
-  check((auth) => rules.requireScopes(auth, ...scopes))
-
-/** Lets pass whoever has one of these scopes. */
-export const requireAnyScope = (...scopes: string[]): KoaMiddleware =>
-  check((auth) => rules.requireAnyScope(auth, ...scopes))
-
-/** Lets pass whoever has one of these roles. */
-export const requireRole = (...roles: string[]): KoaMiddleware => check((auth) => rules.requireRole(auth, ...roles))
-
-/** Lets pass whoever signed in strongly and recently enough (RFC 9470). */
-export const requireAuthentication = (requirement: AuthenticationRequirement): KoaMiddleware =>
-  check((auth, guard) => guard.requireAuthentication(auth, requirement))
+export const { requireScopes, requireAnyScope, requireRole, requireAuthentication } = visit.ruleSteps(check)
 
 /**
  * Lets pass whoever the policies allow this action on the resource the request is about.
  *
  * @param load - finds that resource; nothing found is answered 404
  */
-export function authorize<Context extends KoaContext>(
+export function authorize<C extends KoaContext>(
   action: string,
-  load: (ctx: Context) => Resource | null | undefined | Promise<Resource | null | undefined>,
-  options: AuthorizeOptions = {},
-): KoaMiddleware<Context> {
+  load: (ctx: C) => FoundResource,
+  options?: AuthorizeOptions,
+): KoaMiddleware<C> {
   return async function authorize(ctx, next) {
-    await authorizeVisit(ctx.req, action, () => load(ctx), options)
+    await visit.authorize(ctx.req, action, () => load(ctx), options)
     await next()
   }
 }
 
 /** Serves the metadata of this service (RFC 9728); goes before `authenticate`. */
-export function protectedResourceMetadata(guard: Guard, options: ResourceMetadataOptions = {}): KoaMiddleware {
-  const replyTo = metadataReply(guard, options)
+export function protectedResourceMetadata(guard: Guard, options?: ResourceMetadataOptions): KoaMiddleware {
+  const replyTo = visit.metadataReply(guard, options)
   return async function protectedResourceMetadata(ctx, next) {
     const reply = replyTo(ctx.method, ctx.path)
     if (reply === undefined) await next()
@@ -123,9 +97,9 @@ export function protectedResourceMetadata(guard: Guard, options: ResourceMetadat
   }
 }
 
-function check(rule: (auth: Auth, guard: Guard) => void): KoaMiddleware {
+function check(rule: Rule): KoaMiddleware {
   return async function check(ctx, next) {
-    checkCaller(ctx.req, rule)
+    visit.check(ctx.req, rule)
     await next()
   }
 }
