@@ -8,6 +8,7 @@
 import { createMongoAbility, subject as caslSubject } from '@casl/ability'
 import type { MongoAbility, RawRuleOf } from '@casl/ability'
 import * as cedar from '@cedar-policy/cedar-wasm/nodejs'
+import type { CedarValueJson } from '@cedar-policy/cedar-wasm/nodejs'
 import { newEnforcer, newModelFromString, StringAdapter } from 'casbin'
 import type { Subject } from '../src/guard/caller.ts'
 import { loadPolicies } from '../src/guard/policy/policies.ts'
@@ -294,8 +295,12 @@ function cedarCandidate(list: readonly Rule[]): Candidate {
         context: {},
         preparsedPolicySetId: id,
         entities: [
-          { uid: principal, attrs: attributes, parents: roles.map((role) => ({ type: 'Role', id: role })) },
-          { uid: thing, attrs: fields, parents: [] },
+          {
+            uid: principal,
+            attrs: attributes as Record<string, CedarValueJson>,
+            parents: roles.map((role) => ({ type: 'Role', id: role })),
+          },
+          { uid: thing, attrs: fields as Record<string, CedarValueJson>, parents: [] },
         ],
       })
       if (answer.type !== 'success') throw new Error(JSON.stringify(answer))
