@@ -18,8 +18,8 @@ export interface PolicyTestResult {
 /**
  * Runs the tests a policy file carries.
  *
- * In `context`, a `time` written as an RFC 3339 timestamp is a timestamp, as the guard would hand it in. A subject without
- * `type` is a user; roles and groups may be left out.
+ * An RFC 3339 timestamp called `time`, or with a name that ends in `_at`, is a timestamp and not a text, as the guard and
+ * a database hand them in. A subject without `type` is a user; roles and groups may be left out.
  *
  * @example
  * ```ts
@@ -35,8 +35,8 @@ export function runPolicyTests(policies: PolicySet): PolicyTestResult[] {
     const decision = policies.decide({
       subject: subjectOf(test),
       action: test.action,
-      resource: { ...test.resource, type: textOr(test.resource['type'], '') } satisfies Resource,
-      context: contextOf(test),
+      resource: { ...withTimestamps(test.resource), type: textOr(test.resource['type'], '') } satisfies Resource,
+      context: withTimestamps(test.context),
     })
     const message = complaint(test, decision)
     const where = `${test.position.file}:${test.position.line}`
@@ -55,7 +55,7 @@ function complaint({ expect, policy }: PolicyTest, decision: Decision): string {
 
 function subjectOf({ subject }: PolicyTest): Subject {
   return {
-    ...subject,
+    ...withTimestamps(subject),
     type: subject['type'] === 'client' ? 'client' : 'user',
     id: textOr(subject['id'], ''),
     roles: textsOf(subject['roles']),
@@ -65,9 +65,19 @@ function subjectOf({ subject }: PolicyTest): Subject {
 
 const RFC3339 = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)$/
 
-function contextOf({ context }: PolicyTest): Record<string, unknown> {
-  const time = context['time']
-  return typeof time === 'string' && RFC3339.test(time) ? { ...context, time: new Date(time) } : context
+/** YAML has no timestamps; by their names, these are some. */
+function withTimestamps(data: Readonly<Record<string, unknown>>): Record<string, unknown> {
+  return Object.fromEntries(
+    Object.entries(data).map(([name, value]) => {
+      if (typeof value === 'string' && RFC3339.test(value) && /^time$|_at$/.test(name)) return [name, new Date(value)]
+      return [name, Array.isArray(value) ? value.map(inner) : inner(value)]
+    }),
+  )
+}
+
+function inner(value: unknown): unknown {
+  const isMapping = typeof value === 'object' && value !== null && !Array.isArray(value)
+  return isMapping ? withTimestamps(value as Record<string, unknown>) : value
 }
 
 /** YAML reads `id: 123` as a number; identities are texts. */
