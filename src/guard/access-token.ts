@@ -82,28 +82,33 @@ export class AccessTokenVerifier {
 
   /**
    * @param token - as it stood in the request
+   * @returns at once for a token seen before, unless its revocation has to be looked up
    * @throws GuardError 400 when it is too large, 401 when it is not good here, 503 when that cannot be known
    */
-  async verify(token: string): Promise<VerifiedToken> {
+  verify(token: string): VerifiedToken | Promise<VerifiedToken> {
     if (token.length > this.#rules.maxTokenBytes) throw invalidRequest('The access token is too large.')
     const digest = hash('sha256', token, 'base64')
     const now = this.#now()
-    let known = this.#recall(digest)
+    const known = this.#recall(digest)
     if (known === undefined || known.key.withdrawn || !known.issuer.isUsable(now)) {
       this.cacheMisses += 1
-      known = await this.#verifyAnew(token)
-      this.#assertTimes(known.claims, now / 1000)
-      await this.#assertNotRevoked(known)
-      this.#remember(digest, known)
-      return known
+      return this.#meet(token, digest, now)
     }
     this.cacheHits += 1
     this.#assertTimes(known.claims, now / 1000)
-    const version = this.#revocation?.version?.()
-    if (this.#revocation !== undefined && (version === undefined || version !== known.checkedAtVersion)) {
-      await this.#assertNotRevoked(known)
-    }
-    return known
+    if (this.#revocation === undefined) return known
+    const version = this.#revocation.version?.()
+    if (version !== undefined && version === known.checkedAtVersion) return known
+    return this.#assertNotRevoked(known, this.#revocation)
+  }
+
+  /** A token that was not seen before, or whose key is gone since. */
+  async #meet(token: string, digest: string, now: number): Promise<VerifiedToken> {
+    const verified = await this.#verifyAnew(token)
+    this.#assertTimes(verified.claims, now / 1000)
+    if (this.#revocation !== undefined) await this.#assertNotRevoked(verified, this.#revocation)
+    this.#remember(digest, verified)
+    return verified
   }
 
   async #verifyAnew(token: string): Promise<RememberedToken> {
@@ -180,14 +185,12 @@ export class AccessTokenVerifier {
     if (nbf !== undefined && nbf > now + tolerance) throw invalidToken('not_yet_valid', `nbf ${nbf}, now ${now}`)
   }
 
-  async #assertNotRevoked(token: RememberedToken): Promise<void> {
-    if (this.#revocation === undefined) return
+  async #assertNotRevoked(token: RememberedToken, revocation: RevocationCheck): Promise<VerifiedToken> {
     // Read before the look-up: what arrives in between must be looked up again.
-    const version = this.#revocation.version?.()
+    const version = revocation.version?.()
     let verdict
     try {
-      const answer = this.#revocation.check(token.claims)
-      verdict = answer instanceof Promise ? await answer : answer
+      verdict = await revocation.check(token.claims)
     } catch (error) {
       throw error instanceof GuardError ? error : unavailable('revocation', 1, 'the check failed', error)
     }
@@ -195,6 +198,7 @@ export class AccessTokenVerifier {
     // Anything but a clear answer is no answer.
     if (verdict !== 'active') throw unavailable('revocation', 1, 'not known whether the token was revoked')
     token.checkedAtVersion = version
+    return token
   }
 
   #recall(digest: string): RememberedToken | undefined {

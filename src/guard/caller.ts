@@ -95,7 +95,6 @@ const NOT_ATTRIBUTES = new Set([
   'scope',
   'scp',
   'cnf',
-  'act',
   'type',
   'id',
   'issuer',
@@ -112,20 +111,17 @@ const NOT_ATTRIBUTES = new Set([
  * @throws GuardError 401 `invalid_token` when roles, groups, scope or `act` have no shape that can be understood
  */
 export function callerOf(claims: AccessTokenClaims, names: ClaimNames = {}, subjectPrefix = ''): Caller {
-  const attributes: Record<string, unknown> = {}
-  for (const [name, value] of Object.entries(claims)) {
-    if (!NOT_ATTRIBUTES.has(name)) attributes[name] = value
-  }
   const act = claims['act']
   if (act !== undefined && !isActor(act)) throw invalidToken('claim_shape', `act: ${describe(act)}`)
-  const subject: Subject = {
-    ...attributes,
+  const subject: Subject & Record<string, unknown> = {
     type: claims.sub === claims.client_id ? 'client' : 'user',
     id: subjectPrefix + claims.sub,
     issuer: claims.iss,
     roles: Object.freeze(wordList(claims, names.roles ?? 'roles')),
     groups: Object.freeze(wordList(claims, names.groups ?? 'groups')),
-    ...(act === undefined ? {} : { act }),
+  }
+  for (const name in claims) {
+    if (!NOT_ATTRIBUTES.has(name)) subject[name] = claims[name]
   }
   return { subject: Object.freeze(subject), scopes: new ScopeSet(scopeWords(claims, names.scope ?? 'scope')) }
 }

@@ -300,7 +300,8 @@ export class Guard {
       }
       const { token } = credentials
       scheme = credentials.scheme
-      const { claims, subject, scopes, boundTo } = await this.#verifier.verify(token)
+      const verified = this.#verifier.verify(token)
+      const { claims, subject, scopes, boundTo } = verified instanceof Promise ? await verified : verified
       if (boundTo !== undefined || scheme === 'DPoP' || this.dpopMode === 'required') {
         await this.#assertHolder(facts, token, scheme, boundTo)
       }

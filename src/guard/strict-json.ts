@@ -6,9 +6,6 @@
 import { isUtf8 } from 'node:buffer'
 
 const MAX_DEPTH = 16
-const QUOTE = 0x22
-const BACKSLASH = 0x5c
-const COLON = 0x3a
 
 /**
  * @param bytes - what was between two dots of a token, decoded
@@ -17,26 +14,48 @@ const COLON = 0x3a
  */
 export function parseStrictObject(bytes: Buffer): Readonly<Record<string, unknown>> {
   if (!isUtf8(bytes)) throw new SyntaxError('not UTF-8')
-  // One pass over the bytes counts what the parser will not tell: how deep it goes, and how many members were written.
-  let depth = 0
-  let members = 0
-  let inString = false
-  for (let at = 0; at < bytes.length; at += 1) {
-    const byte = bytes[at]
-    if (inString) {
-      if (byte === BACKSLASH) at += 1
-      else if (byte === QUOTE) inString = false
-    } else if (byte === QUOTE) inString = true
-    else if (byte === COLON) members += 1
-    else if (byte === 0x7b || byte === 0x5b) {
-      depth += 1
-      if (depth > MAX_DEPTH) throw new SyntaxError('nested too deeply')
-    } else if (byte === 0x7d || byte === 0x5d) depth -= 1
-  }
-  const value: unknown = JSON.parse(bytes.toString('utf8'))
+  const text = bytes.toString('utf8')
+  const written = countMembers(text)
+  const value: unknown = JSON.parse(text)
   if (typeof value !== 'object' || value === null || Array.isArray(value)) throw new SyntaxError('not an object')
-  if (freezeCounting(value) !== members) throw new SyntaxError('a member is named twice')
+  if (freezeCounting(value) !== written) throw new SyntaxError('a member is named twice')
   return value as Readonly<Record<string, unknown>>
+}
+
+/**
+ * What the parser will not tell: how many members were written. Goes from string to string, so that only what is
+ * between them is looked at. Of text that is no JSON it says nothing true, and the parser refuses that text.
+ *
+ * @throws SyntaxError when the text is nested too deeply, before anything is parsed
+ */
+function countMembers(text: string): number {
+  let members = 0
+  let depth = 0
+  let at = 0
+  while (at < text.length) {
+    const quote = text.indexOf('"', at)
+    const end = quote === -1 ? text.length : quote
+    for (; at < end; at += 1) {
+      const character = text[at]
+      if (character === ':') members += 1
+      else if (character === '{' || character === '[') {
+        depth += 1
+        if (depth > MAX_DEPTH) throw new SyntaxError('nested too deeply')
+      } else if (character === '}' || character === ']') depth -= 1
+    }
+    at = endOfString(text, end)
+  }
+  return members
+}
+
+/** The place after the string that begins here: after the first quote that no backslash escapes. */
+function endOfString(text: string, start: number): number {
+  for (let quote = text.indexOf('"', start + 1); quote !== -1; quote = text.indexOf('"', quote + 1)) {
+    let backslashes = 0
+    while (text[quote - 1 - backslashes] === '\\') backslashes += 1
+    if (backslashes % 2 === 0) return quote + 1
+  }
+  return text.length
 }
 
 /** Freezes a parsed value and everything in it, and counts the members of its objects. */

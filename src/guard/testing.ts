@@ -66,19 +66,24 @@ export interface TestIssuer {
   /** Answers for the issuer's discovery document and keys, as the issuer itself would over HTTP. */
   readonly fetch: Fetch
   /** Makes an access token (RFC 9068). */
-  mint(options?: MintOptions): Promise<string>
+  readonly mint: (options?: MintOptions) => Promise<string>
   /** Makes a DPoP proof (RFC 9449 §4.2) with the key that bound tokens are bound to. */
-  dpop(token: string, method: string, url: string, claims?: Readonly<Record<string, unknown>>): Promise<string>
+  readonly dpop: (
+    token: string,
+    method: string,
+    url: string,
+    claims?: Readonly<Record<string, unknown>>,
+  ) => Promise<string>
   /** From now on, tokens issued until now that fit are revoked. */
-  revoke(what: TestRevocation): Promise<void>
+  readonly revoke: (what: TestRevocation) => Promise<void>
   /** Signs with a new key. The old one stays published, unless `withdraw` takes it away. */
-  rotateKeys(options?: { readonly withdraw?: boolean }): void
+  readonly rotateKeys: (options?: { readonly withdraw?: boolean }) => void
   /** Breaks a part of the issuer. @returns mends it again */
-  outage(part: Outage): () => void
+  readonly outage: (part: Outage) => () => void
   /** Moves the clock of the issuer and of its guards on: seconds, or `'15m'`. */
-  advance(time: number | string): void
+  readonly advance: (time: number | string) => void
   /** Milliseconds since 1970, on that clock. */
-  now(): number
+  readonly now: () => number
   /** How often the keys were asked for. */
   readonly keyRequests: number
 }

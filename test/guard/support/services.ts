@@ -121,7 +121,7 @@ const expressService: StartService = (guard, unexpected) => {
   const app = express()
   const { answerRefusals, authenticate, authOf, authorize, resourceOf } = guardExpress
   const whoami: express.Handler = (req, res) => void res.json(aboutCaller(authOf(req)))
-  const maybe: express.Handler = (req, res) => void res.json(aboutCaller((req as { auth?: Auth }).auth))
+  const maybe: express.Handler = (req, res) => void res.json(aboutCaller((req as unknown as { auth?: Auth }).auth))
   const found: express.Handler = (req, res) => void res.json({ found: resourceOf(req).id })
   const load = (req: express.Request): Resource | undefined =>
     findModel(new URL(req.originalUrl, 'http://x').searchParams.get('id') ?? undefined)
