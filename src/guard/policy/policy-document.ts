@@ -308,8 +308,8 @@ class Reader {
   }
 
   #text(node: ParsedNode, what: string): string {
-    if (!isScalar(node) || typeof node.value !== 'string') throw this.#error(node, `${what} is a text; quote it`)
     this.#undecorated(node)
+    if (!isScalar(node) || typeof node.value !== 'string') throw this.#error(node, `${what} is a text; quote it`)
     if (node.value.trim() === '') throw this.#error(node, `${what} is empty`)
     return node.value
   }
