@@ -26,6 +26,8 @@ import type { PolicyWatch } from './policy/watch-policies.ts'
 import { fromWebRequest, readCredentials, requestIdOf } from './request.ts'
 import type { GuardRequest } from './request.ts'
 import { metadataAddress } from './resource-metadata.ts'
+import { contextBuilder } from './rule/context.ts'
+import type { ContextOptions, RequestContext, RequestFacts } from './rule/context.ts'
 import type { RevocationCheck } from './revocation/revocation-check.ts'
 import { isAlgorithm } from './verification-key.ts'
 import type { Algorithm } from './verification-key.ts'
@@ -73,8 +75,10 @@ export interface GuardOptions {
    * (a version that does not load changes nothing), or policies that are loaded already. Without any, all is refused.
    */
   readonly policies?: string | Policies
-  /** Added to the context of every decision: time, network, whatever policies ask for. */
-  readonly context?: (request: GuardRequest | undefined) => Readonly<Record<string, unknown>>
+  /** What policies find under `context`: this moment in a time zone, the caller's network, and what you add. */
+  readonly context?: DecisionContext
+  /** Calls to other services (`createOutbound`), whose breakers then show in `metrics()`. */
+  readonly outbound?: { metrics(): object }
 
   /** Told of every decision and every refused request. It must not throw; if it does, that is counted and ignored. */
   readonly audit?: (event: AuditEvent) => void
@@ -91,6 +95,14 @@ export interface GuardOptions {
   readonly now?: () => number
   /** Fetches keys. @defaultValue the global `fetch` */
   readonly fetch?: Fetch
+}
+
+/** How the context of a decision is made. */
+export interface DecisionContext extends Pick<ContextOptions, 'timeZone' | 'networks'> {
+  /** Kind of request, as this service calls it: `api`, `batch`, … */
+  readonly requestType?: (request: GuardRequest) => string | undefined
+  /** Anything else; what a call passes itself wins over this. */
+  readonly more?: (request: GuardRequest | undefined) => Readonly<Record<string, unknown>>
 }
 
 /** What the audit hook is told. */
@@ -132,6 +144,7 @@ export interface GuardMetrics {
   readonly auditFailures: number
   /** Versions of the policy file that did not load, so that the last good one stayed in use. */
   readonly policyReloadsRefused: number
+  readonly outbound: object | undefined
 }
 
 /** How a guard is doing. `unavailable`: it could not let anybody in right now. */
@@ -196,6 +209,7 @@ export class Guard {
   readonly #verifier: AccessTokenVerifier
   readonly #dpop: DpopVerifier | undefined
   readonly #presentation: ErrorPresentation
+  readonly #requestContext: (request: RequestFacts) => RequestContext
   readonly #refused: Record<string, number> = {}
   readonly #watch: PolicyWatch | undefined
   #authenticated = 0
@@ -265,6 +279,7 @@ export class Guard {
       }
       this.#watch = watchPolicies({ path }, { onRefused })
     }
+    this.#requestContext = contextBuilder({ ...options.context, now: () => new Date(this.#now()) })
     for (const issuer of this.#issuers) issuer.start()
   }
 
@@ -320,7 +335,7 @@ export class Guard {
   /**
    * May this caller do that to this resource?
    *
-   * @param context - what policies may ask besides: added to the guard's own context
+   * @param context - what policies may ask besides: added to the guard's own context. An `ip` is looked up in `networks`.
    * @returns the decision, with the policy that took it
    */
   async can(
@@ -351,7 +366,16 @@ export class Guard {
    * Which resources of a type may this caller act on? The answer is a plan (`all`, `none`, or a condition), handed to
    * `compile`, which makes of it whatever your store understands.
    *
-   * @param compile - for instance the one `@latchkey/guard/kysely` makes; by default the plan itself is returned
+   * @param compile - by default the plan itself is returned
+   * @example
+   * ```ts
+   * import type { Auth, Guard } from '@latchkey/guard'
+   * import { toWhere } from '@latchkey/guard/kysely'
+   * import type { AttributeMap } from '@latchkey/guard/kysely'
+   *
+   * export const visibleModels = (guard: Guard, auth: Auth, columns: AttributeMap) =>
+   *   guard.filter(auth, 'read', 'model', (plan) => toWhere(plan, columns))
+   * ```
    */
   filter(auth: Auth, action: string, resourceType: string): Plan
   filter<T>(
@@ -472,6 +496,7 @@ export class Guard {
       decisionsDenied: this.#decisionsDenied,
       auditFailures: this.#auditFailures,
       policyReloadsRefused: this.#policyReloadsRefused,
+      outbound: this.#options.outbound?.metrics(),
     }
   }
 
@@ -535,7 +560,14 @@ export class Guard {
     request: GuardRequest | undefined,
     more: Readonly<Record<string, unknown>> | undefined,
   ): Readonly<Record<string, unknown>> {
-    return { ...this.#options.context?.(request), ...more }
+    const { context } = this.#options
+    const ip = request?.ip ?? more?.['ip']
+    const requestType = request && context?.requestType?.(request)
+    return {
+      ...this.#requestContext({ ip: typeof ip === 'string' ? ip : undefined, requestType }),
+      ...context?.more?.(request),
+      ...more,
+    }
   }
 
   #audit(event: AuditEvent): void {

@@ -8,6 +8,8 @@ export { createGuard, Guard } from './guard.ts'
 export type {
   AuditEvent,
   AuthorizeOptions,
+  DecisionContext,
+  FoundResource,
   GuardHealth,
   GuardMetrics,
   GuardOptions,
@@ -36,4 +38,4 @@ export type { RevocationCheck, RevocationVerdict } from './revocation/revocation
 export { resourceMetadata } from './resource-metadata.ts'
 export type { ProtectedResourceMetadata, ResourceMetadataOptions } from './resource-metadata.ts'
 export * from './policy/policies.ts'
-export { requireAnyScope, requireRole, requireScopes } from './rule/requirements.ts'
+export * from './rule/rules.ts'

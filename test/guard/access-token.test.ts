@@ -1,4 +1,4 @@
-import { createGuard, GuardError } from '@latchkey/guard'
+import { createGuard, GuardError, loadPolicies } from '@latchkey/guard'
 import type { Guard, GuardOptions, RevocationCheck, RevocationVerdict } from '@latchkey/guard'
 import { createTestIssuer } from '@latchkey/guard/testing'
 import type { TestAlgorithm } from '@latchkey/guard/testing'
@@ -266,5 +266,42 @@ describe('the audit hook', () => {
     expect(events).toMatchObject([{ reason: 'audience', debug: 'aud "https://other.example"' }])
     expect(JSON.stringify(reply)).not.toContain('other.example')
     expect(JSON.stringify(events)).not.toContain(credential.split('.')[2])
+  })
+})
+
+describe('the context of a decision', () => {
+  const policies = loadPolicies(`
+policies:
+  - id: at-work-from-the-office
+    effect: allow
+    subjects: ["user:*"]
+    actions: ["read"]
+    resources: ["model"]
+    condition: "context.hour >= 9 AND context.hour < 18 AND context.network == 'office' AND context.tenant == 'a'"
+`)
+
+  // NOW is 08:00 UTC on a Friday.
+  it.each([
+    ['Europe/Berlin', '10.1.2.3', 'a', true],
+    ['UTC', '10.1.2.3', 'a', false],
+    ['Europe/Berlin', '192.0.2.1', 'a', false],
+    ['Europe/Berlin', undefined, 'a', false],
+    ['Europe/Berlin', '10.1.2.3', 'b', false],
+  ])('is the time in %s, the network of %s and the tenant %s', async (timeZone, ip, tenant, allowed) => {
+    const guard = guardWith({
+      policies,
+      context: { timeZone, networks: { office: ['10.0.0.0/8'] }, more: () => ({ tenant }) },
+    })
+    const auth = await guard.authenticate(request(`Bearer ${token()}`))
+    const decision = await guard.can(auth, 'read', { type: 'model' }, ip === undefined ? {} : { ip })
+    expect(decision.allowed).toBe(allowed)
+    const facts = { method: 'GET', url: '/7', ip, header: () => [] }
+    const outcome = guard
+      .authorize(auth, 'read', () => ({ type: 'model' }), { request: facts })
+      .then(
+        () => true,
+        (error: unknown) => (error instanceof GuardError ? false : error),
+      )
+    expect(await outcome).toBe(allowed)
   })
 })
