@@ -5,7 +5,7 @@
  *
  *     node bench/policy.ts
  */
-import { createMongoAbility, subject as caslSubject } from '@casl/ability'
+import { createMongoAbility } from '@casl/ability'
 import type { MongoAbility, RawRuleOf } from '@casl/ability'
 import * as cedar from '@cedar-policy/cedar-wasm/nodejs'
 import type { CedarValueJson } from '@cedar-policy/cedar-wasm/nodejs'
@@ -166,20 +166,24 @@ const BY_HAND: Record<Condition, (subject: Caller, resource: Thing) => boolean> 
 }
 
 function byHand(list: readonly Rule[]): Candidate {
-  const index = new Map<string, ((subject: Caller, resource: Thing) => boolean)[]>()
+  type Test = (subject: Caller, resource: Thing) => boolean
+  const index = { allow: new Map<string, Map<string, Test[]>>(), deny: new Map<string, Map<string, Test[]>>() }
   for (const rule of list) {
     for (const type of rule.type === '*' ? TYPES : [rule.type]) {
       for (const action of rule.action === '*' ? ACTIONS : [rule.action]) {
-        const key = `${rule.effect} ${type} ${action} ${rule.who}`
-        index.set(key, [...(index.get(key) ?? []), BY_HAND[rule.condition]])
+        const cell = index[rule.effect].get(`${type} ${action}`) ?? new Map<string, Test[]>()
+        index[rule.effect].set(`${type} ${action}`, cell)
+        cell.set(rule.who, [...(cell.get(rule.who) ?? []), BY_HAND[rule.condition]])
       }
     }
   }
-  const any = (effect: string, { subject, action, resource }: Question): boolean => {
-    const start = `${effect} ${resource.type} ${action} `
-    for (const test of index.get(`${start}user:*`) ?? []) if (test(subject, resource)) return true
+  const roleKeys = new Map(ROLES.concat('admin').map((role) => [role, `role:${role}`]))
+  const any = (effect: 'allow' | 'deny', { subject, action, resource }: Question): boolean => {
+    const cell = index[effect].get(`${resource.type} ${action}`)
+    if (cell === undefined) return false
+    for (const test of cell.get('user:*') ?? []) if (test(subject, resource)) return true
     for (const role of subject.roles) {
-      for (const test of index.get(`${start}role:${role}`) ?? []) if (test(subject, resource)) return true
+      for (const test of cell.get(roleKeys.get(role) ?? '') ?? []) if (test(subject, resource)) return true
     }
     return false
   }
@@ -212,13 +216,13 @@ function casl(list: readonly Rule[]): Candidate {
         ...(when === undefined ? {} : { conditions: when }),
       })
     }
-    abilities.set(caller.id, createMongoAbility(raw))
+    // Told how to see a resource's type, CASL needs no marked copy of it: its fastest way.
+    abilities.set(caller.id, createMongoAbility(raw, { detectSubjectType: ({ type }) => type as string }))
   }
   return {
     name: 'CASL, cached abilities',
     questions: 10_000,
-    decide: ({ subject, action, resource }) =>
-      abilities.get(subject.id)?.can(action, caslSubject(resource.type, { ...resource })) ?? false,
+    decide: ({ subject, action, resource }) => abilities.get(subject.id)?.can(action, resource) ?? false,
   }
 }
 

@@ -3,6 +3,8 @@
  * error, which is also what a value other than true and false is; what an error means is for the policy's effect to say.
  */
 import type { ASTNode } from '@marcbachmann/cel-js'
+import { BEYOND, directCondition, Failure } from './direct.ts'
+import type { Direct } from './direct.ts'
 import {
   attributePath,
   celEnvironment,
@@ -28,10 +30,14 @@ const environment = celEnvironment(VARIABLES)
 /** True, false, or why neither. */
 export type Outcome = boolean | { readonly error: string }
 
+const NEITHER: Outcome = { error: 'the condition came out as neither true nor false' }
+
 /** A condition ready to be evaluated. */
 export interface Condition {
   readonly expression: Expression
   readonly reads: readonly Read[]
+  /** The short cut, where there is one. */
+  readonly direct: Direct | undefined
 }
 
 /**
@@ -44,16 +50,26 @@ export function parseCondition(text: string): Condition {
   if (expression.type !== 'bool' && expression.type !== 'dyn') {
     throw new ExpressionError(`a condition is true or false, this one is a ${expression.type}`)
   }
-  return { expression, reads: readsOf(expression.ast) }
+  return { expression, reads: readsOf(expression.ast), direct: directCondition(expression.ast) }
 }
 
 /** Evaluates a condition; never throws for anything a policy or a request may contain. */
 export function evaluateCondition(condition: Condition, facts: Facts): Outcome {
-  try {
-    facts.prepare(condition.reads, condition.expression.cost)
-    const value: unknown = condition.expression.evaluate(facts.activation)
+  if (condition.direct !== undefined && facts.spend(condition.expression.cost.fixed)) {
+    const value = condition.direct(facts)
     if (typeof value === 'boolean') return value
-    return { error: 'the condition came out as neither true nor false' }
+    if (value instanceof Failure) return { error: value.message }
+    if (value !== BEYOND) return NEITHER
+  }
+  return evaluateByLibrary(condition, facts)
+}
+
+/** The same by the evaluator alone: slower, and the judge of what is right. */
+export function evaluateByLibrary(condition: Condition, facts: Facts): Outcome {
+  try {
+    const activation = facts.prepare(condition.reads, condition.expression.cost)
+    const value: unknown = condition.expression.evaluate(activation)
+    return typeof value === 'boolean' ? value : NEITHER
   } catch (error) {
     if (error instanceof FactsError) return { error: error.message }
     return { error: celMessage(error, condition.expression.source) }

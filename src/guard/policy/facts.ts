@@ -40,7 +40,7 @@ export interface Read {
 export interface Activation {
   readonly subject: Map<string, CelValue>
   readonly resource: Map<string, CelValue>
-  context: Map<string, CelValue>
+  readonly context: Map<string, CelValue>
   readonly action: string
 }
 
@@ -52,14 +52,15 @@ interface Size {
   readonly text: number
 }
 
-/** Never written to: most conditions do not ask for the context. */
-const NO_VALUES = new Map<string, CelValue>()
 const NOTHING: Readonly<Record<string, unknown>> = Object.freeze({})
 
 /** The facts of one question, copied as conditions ask for them. */
 export class Facts {
-  readonly activation: Activation
-  readonly #from: Readonly<Record<Root, object>>
+  readonly subject: Subject
+  readonly action: string
+  readonly resource: Resource
+  readonly context: Readonly<Record<string, unknown>>
+  #activation: Activation | undefined
   // Only of attributes that are long, which few are.
   #sizes: Map<string, Size> | undefined
   #complete = ''
@@ -69,26 +70,43 @@ export class Facts {
   #longestList = 0
   #longestText = 0
 
-  constructor(subject: Subject, action: string, resource: Resource, context: object | undefined) {
-    this.#from = { subject, resource, context: context ?? NOTHING }
-    this.activation = { subject: new Map(), resource: new Map(), context: NO_VALUES, action }
+  constructor(
+    subject: Subject,
+    action: string,
+    resource: Resource,
+    context: Readonly<Record<string, unknown>> | undefined,
+  ) {
+    this.subject = subject
+    this.action = action
+    this.resource = resource
+    this.context = context ?? NOTHING
+  }
+
+  /** Takes steps from the budget; false when it is spent. */
+  spend(steps: number): boolean {
+    this.#steps -= steps
+    return this.#steps >= 0
   }
 
   /**
    * Copies what a condition reads and takes its cost from the budget.
    *
+   * @returns the variables for the evaluator
    * @throws FactsError when a value is beyond its bounds, or the budget is spent
    */
-  prepare(reads: readonly Read[], cost: Cost): void {
+  prepare(reads: readonly Read[], cost: Cost): Activation {
+    this.#activation ??= { subject: new Map(), resource: new Map(), context: new Map(), action: this.action }
+    const activation = this.#activation
     for (const { root, attribute } of reads) {
-      if (attribute === undefined) this.#copyAll(root)
-      else if (!this.activation[root].has(attribute)) this.#copyAttribute(root, attribute)
+      if (attribute === undefined) this.#copyAll(root, activation[root])
+      else if (!activation[root].has(attribute)) this.#copyAttribute(root, attribute, activation[root])
     }
-    this.#steps -= cost.fixed
+    let steps = cost.fixed
     if (this.#sizes !== undefined || cost.longestList > 0 || cost.searches > 0 || cost.searchesPerItem > 0) {
-      this.#steps -= this.#costOfSizes(reads, cost)
+      steps += this.#costOfSizes(reads, cost)
     }
-    if (this.#steps < 0) throw new FactsError('the conditions of this decision cost more than their budget')
+    if (!this.spend(steps)) throw new FactsError('the conditions of this decision cost more than their budget')
+    return activation
   }
 
   /** What the lengths of lists and texts add to the fixed cost. */
@@ -109,25 +127,24 @@ export class Facts {
     return items * (cost.perItem + items * cost.perPair) + searching
   }
 
-  #copyAll(root: Root): void {
+  #copyAll(root: Root, target: Map<string, CelValue>): void {
     if (this.#complete.includes(root)) return
-    const names = Object.keys(this.#from[root])
+    const names = Object.keys(this[root])
     this.#countItems(names.length)
-    for (const name of names) if (!this.activation[root].has(name)) this.#copyAttribute(root, name)
+    for (const name of names) if (!target.has(name)) this.#copyAttribute(root, name, target)
     this.#remember(`${root}.`, { items: names.length, text: 0 })
     this.#complete += root
   }
 
-  #copyAttribute(root: Root, name: string): void {
-    const from = this.#from[root]
+  #copyAttribute(root: Root, name: string, target: Map<string, CelValue>): void {
+    const from = this[root]
     // Own properties only: a condition must never find `constructor` or anything else that comes with every object.
     if (!Object.hasOwn(from, name)) return
     this.#longestList = 0
     this.#longestText = 0
-    const value = this.#copy((from as Record<string, unknown>)[name], 0)
+    const value = this.#copy(from[name], 0)
     if (value === undefined) return
-    if (root === 'context' && this.activation.context === NO_VALUES) this.activation.context = new Map()
-    this.activation[root].set(name, value)
+    target.set(name, value)
     if (this.#longestList > 0 || this.#longestText > SHORT_TEXT) {
       this.#remember(`${root}.${name}`, { items: this.#longestList, text: this.#longestText })
     }

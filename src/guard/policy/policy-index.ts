@@ -15,25 +15,27 @@ export interface Candidate {
   readonly ids: readonly NonNullable<ResourcePattern['id']>[] | undefined
 }
 
-/** Policies by who they are for. */
-export interface BySubject {
-  readonly anybody: Candidate[]
-  readonly users: Candidate[]
-  readonly clients: Candidate[]
-  readonly user: Map<string, Candidate[]>
-  readonly client: Map<string, Candidate[]>
-  readonly role: Map<string, Candidate[]>
-  readonly group: Map<string, Candidate[]>
+/** Policies for the same people. */
+export interface Candidates {
+  readonly deny: Candidate[]
+  readonly allow: Candidate[]
 }
 
-export interface View {
-  readonly deny: BySubject
-  readonly allow: BySubject
+/** The policies about an action on a type, by who they are for. */
+interface View {
+  readonly anybody: Candidates
+  readonly users: Candidates
+  readonly clients: Candidates
+  readonly user: Map<string, Candidates>
+  readonly client: Map<string, Candidates>
+  readonly role: Map<string, Candidates>
+  readonly group: Map<string, Candidates>
 }
 
 // Actions and types that no policy names share one view, so a caller that invents names cannot fill the store; prefixes
 // (`s3:Get*`) can be met by many names, so it is bounded as well.
 const MAX_VIEWS = 4_096
+const NO_NAMES: readonly string[] = []
 
 /** All policies of a set, ready to be asked. */
 export class PolicyIndex {
@@ -55,11 +57,28 @@ export class PolicyIndex {
     }
   }
 
-  /** The policies about an action on a type. */
-  view(action: string, type: string): View {
+  /** What concerns an action on a type by this subject; an id still has to be compared. Never an empty entry. */
+  find(action: string, type: string, subject: Subject): readonly Candidates[] {
+    const view = this.#views.get(action)?.get(type) ?? this.#view(action, type)
+    const found: Candidates[] = []
+    add(found, view.anybody)
+    // A service that calls for itself is no user, whatever its id: the two name spaces stay apart (RFC 9700 §4.15).
+    if (subject.type === 'user') {
+      add(found, view.users)
+      if (view.user.size > 0) add(found, view.user.get(subject.id))
+    } else if (subject.type === 'client') {
+      add(found, view.clients)
+      if (view.client.size > 0) add(found, view.client.get(subject.id))
+    }
+    if (view.role.size > 0) for (const role of subject.roles ?? NO_NAMES) add(found, view.role.get(role))
+    if (view.group.size > 0) for (const group of subject.groups ?? NO_NAMES) add(found, view.group.get(group))
+    return found
+  }
+
+  #view(action: string, type: string): View {
     const typeKey = this.#types.has(type) ? type : ''
-    const actionKey =
-      this.#actions.has(action) || this.#actionPrefixes.some((prefix) => action.startsWith(prefix)) ? action : ''
+    const named = this.#actions.has(action) || this.#actionPrefixes.some((prefix) => action.startsWith(prefix))
+    const actionKey = named ? action : ''
     const found = this.#views.get(actionKey)?.get(typeKey)
     if (found !== undefined) return found
     if (this.#viewCount >= MAX_VIEWS) {
@@ -78,7 +97,15 @@ export class PolicyIndex {
   }
 
   #build(action: string, type: string): View {
-    const view: View = { deny: nobody(), allow: nobody() }
+    const view: View = {
+      anybody: none(),
+      users: none(),
+      clients: none(),
+      user: new Map(),
+      client: new Map(),
+      role: new Map(),
+      group: new Map(),
+    }
     for (const policy of this.#policies) {
       if (!policy.actions.some((pattern) => matchesName(pattern, action))) continue
       const matching = policy.resources.filter((pattern) => pattern.type === undefined || pattern.type === type)
@@ -86,63 +113,35 @@ export class PolicyIndex {
       const ids: (NamePattern | { readonly below: string })[] = []
       for (const { id } of matching) if (id !== undefined) ids.push(id)
       const candidate: Candidate = { policy, ids: ids.length < matching.length ? undefined : ids }
-      for (const list of listsFor(view[policy.effect], policy)) list.push(candidate)
+      for (const candidates of placesFor(view, policy)) candidates[policy.effect].push(candidate)
     }
     return view
   }
 }
 
-function nobody(): BySubject {
-  return {
-    anybody: [],
-    users: [],
-    clients: [],
-    user: new Map(),
-    client: new Map(),
-    role: new Map(),
-    group: new Map(),
-  }
+function none(): Candidates {
+  return { deny: [], allow: [] }
 }
 
-/** The lists a policy belongs in: each once, and only the widest where one contains another. */
-function listsFor(bySubject: BySubject, policy: Policy): Set<Candidate[]> {
-  const lists = new Set<Candidate[]>()
+/** Where a policy belongs: each place once, and only the widest where one contains another. */
+function placesFor(view: View, policy: Policy): Set<Candidates> {
+  const places = new Set<Candidates>()
   for (const subject of policy.subjects) {
-    if (subject.kind === 'any') return new Set([bySubject.anybody])
-    if (subject.id === undefined) lists.add(subject.kind === 'user' ? bySubject.users : bySubject.clients)
+    if (subject.kind === 'any') return new Set([view.anybody])
+    if (subject.id === undefined) places.add(subject.kind === 'user' ? view.users : view.clients)
     else {
-      const byId = bySubject[subject.kind]
-      let list = byId.get(subject.id)
-      if (list === undefined) {
-        list = []
-        byId.set(subject.id, list)
+      const byId = view[subject.kind]
+      let place = byId.get(subject.id)
+      if (place === undefined) {
+        place = none()
+        byId.set(subject.id, place)
       }
-      lists.add(list)
+      places.add(place)
     }
   }
-  return lists
+  return places
 }
 
-const NONE: readonly string[] = []
-
-/** Those of them that are for this subject; an id still has to be compared. */
-export function candidates(bySubject: BySubject, subject: Subject): Candidate[][] {
-  const lists: Candidate[][] = []
-  if (bySubject.anybody.length > 0) lists.push(bySubject.anybody)
-  // A service that calls for itself is no user, whatever its id: the two name spaces stay apart (RFC 9700 §4.15).
-  if (subject.type === 'user') {
-    if (bySubject.users.length > 0) lists.push(bySubject.users)
-    addNamed(lists, bySubject.user, subject.id)
-  } else if (subject.type === 'client') {
-    if (bySubject.clients.length > 0) lists.push(bySubject.clients)
-    addNamed(lists, bySubject.client, subject.id)
-  }
-  if (bySubject.role.size > 0) for (const role of subject.roles ?? NONE) addNamed(lists, bySubject.role, role)
-  if (bySubject.group.size > 0) for (const group of subject.groups ?? NONE) addNamed(lists, bySubject.group, group)
-  return lists
-}
-
-function addNamed(lists: Candidate[][], byName: ReadonlyMap<string, Candidate[]>, name: string): void {
-  const found = byName.get(name)
-  if (found !== undefined) lists.push(found)
+function add(found: Candidates[], candidates: Candidates | undefined): void {
+  if (candidates !== undefined && candidates.deny.length + candidates.allow.length > 0) found.push(candidates)
 }

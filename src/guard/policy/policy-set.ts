@@ -5,11 +5,12 @@ import type { Subject } from '../caller.ts'
 import { evaluateCondition } from './condition.ts'
 import type { Decision, DecisionInput, Plan, PlanInput, PlannedCondition, PolicyFault } from './decision.ts'
 import { Facts, FactsError } from './facts.ts'
+import type { Activation } from './facts.ts'
 import { matchesName } from './patterns.ts'
 import { readPolicyDocument } from './policy-document.ts'
 import type { Policy, PolicyDocument, PolicyTest } from './policy-document.ts'
 import { PolicyError } from './policy-error.ts'
-import { candidates, PolicyIndex } from './policy-index.ts'
+import { PolicyIndex } from './policy-index.ts'
 import type { Candidate } from './policy-index.ts'
 import { conjunction, disjunction, FALSE, idResidual, residualOf, TRUE } from './residual.ts'
 import type { Residual } from './residual.ts'
@@ -58,15 +59,23 @@ export class PolicySet {
    */
   decide(input: DecisionInput): Decision {
     const { subject, action, resource } = input
-    const view = this.#index.view(action, resource.type)
+    const found = this.#index.find(action, resource.type, subject)
     const facts = new Facts(subject, action, resource, input.context)
     const faults: PolicyFault[] = []
-    const denied = firstThatApplies(candidates(view.deny, subject), resource.id, facts, faults, true)
-    if (denied !== undefined) {
-      return { allowed: false, policy: denied.id, reason: 'denied-by-policy', errors: faults }
+    for (const { deny } of found) {
+      for (const candidate of deny) {
+        if (applies(candidate, facts, faults, true)) {
+          return { allowed: false, policy: candidate.policy.id, reason: 'denied-by-policy', errors: faults }
+        }
+      }
     }
-    const allowed = firstThatApplies(candidates(view.allow, subject), resource.id, facts, faults, false)
-    if (allowed !== undefined) return { allowed: true, policy: allowed.id, reason: 'allowed', errors: faults }
+    for (const { allow } of found) {
+      for (const candidate of allow) {
+        if (applies(candidate, facts, faults, false)) {
+          return { allowed: true, policy: candidate.policy.id, reason: 'allowed', errors: faults }
+        }
+      }
+    }
     return faults.length === 0 ? NOTHING_MATCHES : { ...NOTHING_MATCHES, errors: faults }
   }
 
@@ -77,13 +86,13 @@ export class PolicySet {
    */
   plan(input: PlanInput): Plan {
     const { subject, action, resourceType } = input
-    const view = this.#index.view(action, resourceType)
+    const found = this.#index.find(action, resourceType, subject)
     const facts = new Facts(subject, action, { type: resourceType }, input.context)
-    facts.prepare(TYPE_OF_RESOURCE, NO_COST)
+    const activation = facts.prepare(TYPE_OF_RESOURCE, NO_COST)
 
     const deny: PlannedCondition[] = []
-    for (const candidate of candidates(view.deny, subject).flat()) {
-      const condition = planned(candidate, facts)
+    for (const candidate of found.flatMap(({ deny }) => deny)) {
+      const condition = planned(candidate, facts, activation)
       // An erroring deny denies.
       if (condition.kind === 'error' || (condition.kind === 'value' && condition.value === true))
         return { kind: 'none' }
@@ -91,8 +100,8 @@ export class PolicySet {
     }
     const allow: PlannedCondition[] = []
     let all = false
-    for (const candidate of candidates(view.allow, subject).flat()) {
-      const condition = planned(candidate, facts)
+    for (const candidate of found.flatMap(({ allow }) => allow)) {
+      const condition = planned(candidate, facts, activation)
       if (condition.kind === 'error' || (condition.kind === 'value' && condition.value !== true)) continue
       if (condition.kind === 'value') {
         all = true
@@ -108,8 +117,9 @@ export class PolicySet {
 
   /** The policies that concern an action on a type for this subject, denies first, in the order they are asked. */
   candidates(subject: Subject, action: string, resourceType: string): readonly Candidate[] {
-    const view = this.#index.view(action, resourceType)
-    return [...candidates(view.deny, subject), ...candidates(view.allow, subject)].flat()
+    const found = this.#index.find(action, resourceType, subject)
+    // A policy for two roles of the same caller is found twice.
+    return [...new Set([...found.flatMap(({ deny }) => deny), ...found.flatMap(({ allow }) => allow)])]
   }
 }
 
@@ -125,27 +135,10 @@ const NO_COST = {
   longestText: 0,
 }
 
-function firstThatApplies(
-  lists: readonly (readonly Candidate[])[],
-  id: string | undefined,
-  facts: Facts,
-  faults: PolicyFault[],
-  whenFailing: boolean,
-): Policy | undefined {
-  for (const list of lists) {
-    for (const candidate of list) if (applies(candidate, id, facts, faults, whenFailing)) return candidate.policy
-  }
-  return undefined
-}
-
 /** Whether a policy applies; one that fails applies if it is a deny. */
-function applies(
-  { policy, ids }: Candidate,
-  id: string | undefined,
-  facts: Facts,
-  faults: PolicyFault[],
-  whenFailing: boolean,
-): boolean {
+function applies({ policy, ids }: Candidate, facts: Facts, faults: PolicyFault[], whenFailing: boolean): boolean {
+  if (ids === undefined && policy.condition === undefined) return true
+  const { id } = facts.resource
   const known = typeof id === 'string'
   if (ids !== undefined && known && !ids.some((pattern) => matchesName(pattern, id))) return false
   const outcome = policy.condition === undefined ? true : evaluateCondition(policy.condition, facts)
@@ -155,7 +148,7 @@ function applies(
   return whenFailing
 }
 
-function planned({ policy, ids }: Candidate, facts: Facts): Residual {
+function planned({ policy, ids }: Candidate, facts: Facts, activation: Activation): Residual {
   const parts: Residual[] = []
   if (ids !== undefined) parts.push(disjunction(ids.map(idResidual)))
   if (policy.condition !== undefined) {
@@ -164,7 +157,7 @@ function planned({ policy, ids }: Candidate, facts: Facts): Residual {
     else {
       try {
         facts.prepare(policy.condition.reads, policy.condition.expression.cost)
-        parts.push(residualOf(policy.template, facts.activation))
+        parts.push(residualOf(policy.template, activation))
       } catch (error) {
         if (!(error instanceof FactsError)) throw error
         parts.push({ kind: 'error' })

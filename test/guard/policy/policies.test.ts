@@ -118,7 +118,7 @@ describe('a decision', () => {
       resource: { type: 'model', level: 'high' },
     })
     expect(decision).toMatchObject({ allowed: false, reason: 'no-matching-policy', errors: [{ policy: 'a' }] })
-    expect(decision.errors[0]?.message).toContain('no such overload')
+    expect(decision.errors[0]?.message).toContain('compares numbers with numbers')
   })
 
   it('applies a deny that fails, and names the failure', () => {
