@@ -1,39 +1,23 @@
-/** Tokens of an issuer that is not ours: oidc-provider as it comes, over HTTP, with the guard in front of a Koa service. */
-import { once } from 'node:events'
-import { createServer } from 'node:http'
-import type { Server } from 'node:http'
-import type { AddressInfo } from 'node:net'
-import { generateKeyPairSync } from 'node:crypto'
+/** Tokens of an issuer that is not ours, over HTTP, with the guard in front of a Koa service. */
 import { createGuard } from '@latchkey/guard'
 import type { Guard } from '@latchkey/guard'
 import { authenticate, authOf, requireScopes } from '@latchkey/guard/koa'
 import Koa from 'koa'
-import { Provider } from 'oidc-provider'
-import type { JWK } from 'oidc-provider'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { serving, startPlainProvider, WORKER } from './support/plain-provider.ts'
 
 const RESOURCE = 'https://api.example.com/models'
-const servers: Server[] = []
+const running: { close(): void }[] = []
 let issuer: string
 let api: string
 let guard: Guard
 
-async function listen(server: Server): Promise<string> {
-  servers.push(server)
-  server.listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  return `http://127.0.0.1:${(server.address() as AddressInfo).port}`
-}
-
 async function tokenFor(parameters: Record<string, string>): Promise<string> {
+  const { client_id: id, client_secret: secret } = WORKER
   const response = await fetch(`${issuer}/token`, {
     method: 'POST',
-    body: new URLSearchParams({
-      grant_type: 'client_credentials',
-      client_id: 'worker',
-      client_secret: 'a-secret-of-the-worker',
-      ...parameters,
-    }),
+    headers: { authorization: `Basic ${Buffer.from(`${id}:${secret}`).toString('base64')}` },
+    body: new URLSearchParams({ grant_type: 'client_credentials', ...parameters }),
   })
   const { access_token: token } = (await response.json()) as { access_token?: string }
   if (token === undefined) throw new Error(`no token: ${response.status}`)
@@ -41,40 +25,8 @@ async function tokenFor(parameters: Record<string, string>): Promise<string> {
 }
 
 beforeAll(async () => {
-  const server = createServer()
-  issuer = await listen(server)
-  const signing = generateKeyPairSync('rsa', { modulusLength: 2048 }).privateKey.export({ format: 'jwk' })
-  const provider = new Provider(issuer, {
-    jwks: { keys: [{ ...signing, kid: 'first', use: 'sig', alg: 'RS256' } as unknown as JWK] },
-    cookies: { keys: ['only for tests'] },
-    clients: [
-      {
-        client_id: 'worker',
-        client_secret: 'a-secret-of-the-worker',
-        grant_types: ['client_credentials'],
-        redirect_uris: [],
-        response_types: [],
-        token_endpoint_auth_method: 'client_secret_post',
-      },
-    ],
-    features: {
-      clientCredentials: { enabled: true },
-      devInteractions: { enabled: false },
-      resourceIndicators: {
-        enabled: true,
-        getResourceServerInfo: (_ctx, resource) => ({
-          scope: 'models:read models:write',
-          audience: resource,
-          accessTokenFormat: 'jwt',
-          accessTokenTTL: 300,
-          jwt: { sign: { alg: 'RS256' } },
-        }),
-      },
-    },
-  })
-  const handle = provider.callback()
-  server.on('request', (request, response) => void handle(request, response))
-
+  const provider = await startPlainProvider()
+  issuer = provider.origin
   guard = createGuard({ issuer, audience: RESOURCE })
   const app = new Koa()
   app.use(authenticate(guard))
@@ -83,15 +35,13 @@ beforeAll(async () => {
     const { subject, scopes } = authOf(ctx)
     ctx.body = { id: subject.id, type: subject.type, scopes: [...scopes] }
   })
-  const callback = app.callback()
-  api = await listen(createServer((request, response) => void callback(request, response)))
+  const service = await serving(app.callback())
+  api = service.origin
+  running.push(provider, service)
 })
 
 afterAll(() => {
-  for (const server of servers) {
-    server.closeAllConnections()
-    server.close()
-  }
+  for (const each of running) each.close()
 })
 
 const call = (token: string): Promise<Response> => fetch(api, { headers: { authorization: `Bearer ${token}` } })
