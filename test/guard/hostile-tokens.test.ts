@@ -1,5 +1,7 @@
 import { sign, constants } from 'node:crypto'
 import { GuardError } from '@latchkey/guard'
+import { authenticate } from '@latchkey/guard/koa'
+import Koa from 'koa'
 import { describe, expect, it } from 'vitest'
 import {
   ABSENT,
@@ -20,6 +22,7 @@ import {
   token,
   withRawMember,
 } from './support/forge.ts'
+import { serving } from './support/plain-provider.ts'
 
 const guard = guardAt()
 
@@ -354,6 +357,43 @@ describe('a token that is not good here', () => {
       const second = await refusal(`Bearer ${credential}`)
       expect(second.reason).toBe(first.reason)
     }
+  })
+})
+
+describe('a good token with one character changed', () => {
+  it('is refused, whichever character it is', async () => {
+    for (let at = 0; at < good.length; at += 1) {
+      for (const other of ['A', '_', '.']) {
+        if (good[at] === other) continue
+        const changed = good.slice(0, at) + other + good.slice(at + 1)
+        const { status } = await refusal(`Bearer ${changed}`)
+        expect(status).toBe(401)
+      }
+      const { status } = await refusal(`Bearer ${good.slice(0, at)}${good.slice(at + 1)}`)
+      expect([400, 401]).toContain(status)
+    }
+  })
+})
+
+describe('every hostile token, sent to a service over HTTP', () => {
+  it('is answered 400 or 401, never 5xx', async () => {
+    const app = new Koa()
+    const failures: unknown[] = []
+    app.on('error', (error: unknown) => failures.push(error))
+    app.use(authenticate(guard))
+    app.use((ctx) => {
+      ctx.body = 'let in'
+    })
+    const service = await serving(app.callback())
+    for (const [what, credential] of hostile) {
+      const response = await fetch(service.origin, { headers: { authorization: `Bearer ${credential}` } })
+      // A header that is too large never gets as far as the guard: Node answers 431 by itself.
+      const expected = credential.length > 16_000 ? [431] : [400, 401]
+      if (!expected.includes(response.status)) failures.push([what, response.status])
+      await response.arrayBuffer()
+    }
+    service.close()
+    expect(failures).toEqual([])
   })
 })
 
