@@ -119,6 +119,17 @@ export type AuditEvent =
       readonly decision: Decision
     }
   | {
+      readonly kind: 'filter'
+      readonly at: Date
+      readonly subject: { readonly type: string; readonly id: string; readonly issuer: string | undefined }
+      readonly act: Auth['subject']['act']
+      readonly clientId: string | undefined
+      readonly action: string
+      readonly resourceType: string
+      /** Whether all of them are shown, none, or those that fit a condition. */
+      readonly outcome: Plan['kind']
+    }
+  | {
       readonly kind: 'refusal'
       readonly at: Date
       readonly requestId: string
@@ -392,11 +403,10 @@ export class Guard {
     compile: (plan: Plan) => unknown = (plan) => plan,
     context?: Readonly<Record<string, unknown>>,
   ): unknown {
-    const policies = this.#policies()
-    if (policies === undefined) return compile({ kind: 'none' })
-    return compile(
-      policies.plan({ subject: auth.subject, action, resourceType, context: this.#contextOf(undefined, context) }),
-    )
+    const input = { subject: auth.subject, action, resourceType, context: this.#contextOf(undefined, context) }
+    const plan: Plan = this.#policies()?.plan(input) ?? { kind: 'none' }
+    this.#audit({ kind: 'filter', ...this.#caller(auth), action, resourceType, outcome: plan.kind })
+    return compile(plan)
   }
 
   /**
@@ -528,22 +538,20 @@ export class Guard {
     }
     if (decision.allowed) this.#decisionsAllowed += 1
     else this.#decisionsDenied += 1
-    this.#audit({
-      kind: 'decision',
-      at: new Date(this.#now()),
-      subject: { type: subject.type, id: subject.id, issuer: subject.issuer },
-      act: subject.act,
-      clientId: auth.claims.client_id,
-      action,
-      resource: { type: resource.type, id: resource.id },
-      decision,
-    })
+    const { type, id } = resource
+    this.#audit({ kind: 'decision', ...this.#caller(auth), action, resource: { type, id }, decision })
     return decision
   }
 
   #policies(): Policies | undefined {
     const { policies } = this.#options
     return typeof policies === 'string' ? this.#watch?.current : policies
+  }
+
+  /** Who asked, as the audit tells it. */
+  #caller({ subject, claims }: Auth): Pick<AuditEvent & { kind: 'filter' }, 'at' | 'subject' | 'act' | 'clientId'> {
+    const { type, id, issuer, act } = subject
+    return { at: new Date(this.#now()), subject: { type, id, issuer }, act, clientId: claims.client_id }
   }
 
   #denied(decision: Decision): GuardError {

@@ -105,6 +105,7 @@ describe('the models service', () => {
     await create(dave, 'd1 private')
     await call(carol, 'PUT', `/models/${shared}/shares/dave`, { permissions: ['read'] })
     expect(await names(dave)).toEqual(['c2 public', 'c3 shared', 'd1 private'])
+    expect(events.at(-1)).toMatchObject({ kind: 'filter', action: 'read', resourceType: 'model', outcome: 'condition' })
     expect(await names(carol)).toEqual(['c1 private', 'c2 public', 'c3 shared'])
     expect(await names(await tokenOf('root', EVERYTHING, ['admin']))).toEqual([
       'c1 private',

@@ -137,6 +137,15 @@ describe('a proof of possession (RFC 9449 §4.3)', () => {
     expect(await outcome(guardOf({ mode: 'required' }), undefined, 'Bearer')).toBe('not_bound')
   })
 
+  it('is not enough for a token that is bound to a certificate as well, which nobody here can prove', async () => {
+    const claims = JSON.parse(Buffer.from(token.split('.')[1] ?? '', 'base64url').toString()) as {
+      cnf: { jkt: string }
+    }
+    expect(await outcome(guard, await proof())).toBe(200)
+    token = await idp.mint({ claims: { cnf: { ...claims.cnf, 'x5t#S256': 'x'.repeat(43) } } })
+    expect(await outcome(guard, await proof())).toBe('binding')
+  })
+
   it('is compared with the address that clients use, never with the Host header', async () => {
     const behindProxy = guardOf({ publicUrl: 'https://api.test/models/' })
     // The proxy takes /models off, and passes a Host that the client chose.

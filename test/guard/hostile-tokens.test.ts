@@ -316,6 +316,8 @@ const hostile: readonly (readonly [string, string, string])[] = [
   // JSON that two parsers may read in two ways (RFC 8725 §3.7).
   ['sub twice', withRawMember('"sub":"admin"'), 'malformed'],
   ['sub twice, once escaped', withRawMember('"\\u0073ub":"admin"'), 'malformed'],
+  ['sub twice, after a text that ends in a backslash', withRawMember('"x":"\\\\","sub":"admin"'), 'malformed'],
+  ['sub twice, after a text that ends in a quote', withRawMember('"x":"\\"","sub":"admin"'), 'malformed'],
   ['exp twice', withRawMember(`"exp":${NOW + 999_999}`), 'malformed'],
   ['a member twice inside a claim', withRawMember('"act":{"sub":"a","sub":"b"}'), 'malformed'],
   ['__proto__ among the claims', withRawMember('"__proto__":{"roles":["admin"]}'), 'malformed'],
@@ -427,6 +429,7 @@ describe('a good token', () => {
     ['within the clock tolerance before its beginning', token({ iat: NOW + 4, nbf: NOW + 4 })],
     ['with fractions of seconds', token({ iat: NOW - 10.5, exp: NOW + 100.25 })],
     ['with accents and emoji', token({ name: 'Zoë 🗝' })],
+    ['with quotes, colons and braces in its texts', token({ name: 'a":{"b', motto: 'c:\\', note: '\\":[{,' })],
     ['with no scope and no role', token({ scope: ABSENT, roles: ABSENT })],
     ['with roles as SCIM writes them', token({ roles: [{ value: 'developer', display: 'Developer' }] })],
   ])('is accepted: %s', async (_what, credential) => {

@@ -170,7 +170,7 @@ function term(random: Random, kind: Kind, row?: string): string {
     case 'flag':
       return random.pick(['resource.public', 'subject.staff', 'true', 'false', '(resource.level > 1)'])
     default:
-      return random.pick(['resource.created_at', 'context.time', 'timestamp("2024-06-01")', 'resource.created_at'])
+      return random.pick(['resource.created_at', 'context.time', 'timestamp("2024-06-01")', 'resource.created_at', '(context.time - duration("24h"))', '(resource.created_at + duration("1h"))'])
   }
 }
 
@@ -223,7 +223,7 @@ export function randomCondition(random: Random, depth = 3, row?: string): string
     case 1:
       return random.pick(['resource.public', 'subject.staff', 'true', 'resource.owner', 'resource.nowhere'])
     case 2:
-      return `${term(random, 'text', row)} in ${random.pick(['["ml", "alice", "red"]', 'subject.projects', 'resource.tags', '[]', 'subject.limits'])}`
+      return `${term(random, 'text', row)} in ${random.pick(['["ml", "alice", "red"]', 'subject.projects', 'resource.tags', '[]', 'subject.limits', '(resource.tags + ["ml"])', '(resource.public ? subject.projects : ["ml"])'])}`
     case 3:
       return (
         random.pick(['resource.level', 'subject.level', '3']) +
