@@ -45,7 +45,8 @@ export class KeyServer {
     const base = pathname === '/' ? '' : pathname
     const isDiscovery = path === `${base}/.well-known/openid-configuration`
     if (!isDiscovery && path !== '/jwks') return void response.writeHead(404).end()
-    if (path === '/jwks' || this.behaviour === 'foreign') {
+    // A foreign document is otherwise in order: the keys it names are there.
+    if (isDiscovery === (this.behaviour === 'foreign')) {
       switch (this.behaviour) {
         case 'error':
           return void response.writeHead(500).end('out of order')
