@@ -334,12 +334,22 @@ export class Guard {
       this.#authenticated += 1
       return { subject, scopes, claims, token, expiresAt: new Date(claims.exp * 1000) }
     } catch (error) {
-      if (error instanceof GuardError) {
-        const { reason } = error
-        this.#refused[reason] = (this.#refused[reason] ?? 0) + 1
-        error.presentation = scheme === undefined ? this.#presentation : { ...this.#presentation, used: scheme }
-      }
-      throw error
+      throw this.#presented(error, scheme)
+    }
+  }
+
+  /**
+   * Is this token good here? For looking at a token, as an introspection endpoint does, not for letting anybody in:
+   * whether whoever sent it holds the key it is bound to is not asked.
+   *
+   * @throws GuardError 400 or 401, or 503 when it cannot be known
+   */
+  async inspect(token: string): Promise<Auth> {
+    try {
+      const { claims, subject, scopes } = await this.#verifier.verify(token)
+      return { subject, scopes, claims, token, expiresAt: new Date(claims.exp * 1000) }
+    } catch (error) {
+      throw this.#presented(error, undefined)
     }
   }
 
@@ -514,6 +524,15 @@ export class Guard {
   async close(): Promise<void> {
     this.#watch?.close()
     await this.#options.revocation?.close?.()
+  }
+
+  /** A refusal, counted, and presented as this guard presents its refusals. */
+  #presented(error: unknown, used: 'Bearer' | 'DPoP' | undefined): unknown {
+    if (error instanceof GuardError) {
+      this.#refused[error.reason] = (this.#refused[error.reason] ?? 0) + 1
+      error.presentation = used === undefined ? this.#presentation : { ...this.#presentation, used }
+    }
+    return error
   }
 
   /** RFC 9449 §7: a bound token only with its proof and only as DPoP; an unbound one only as Bearer. */

@@ -146,6 +146,11 @@ describe('a proof of possession (RFC 9449 §4.3)', () => {
     expect(await outcome(guard, await proof())).toBe('binding')
   })
 
+  it('is not asked for where a token is only looked at', async () => {
+    expect((await guard.inspect(token)).claims.cnf).toEqual({ jkt: expect.any(String) })
+    await expect(guard.inspect(await idp.mint({ expiresIn: '-10s' }))).rejects.toMatchObject({ reason: 'expired' })
+  })
+
   it('is compared with the address that clients use, never with the Host header', async () => {
     const behindProxy = guardOf({ publicUrl: 'https://api.test/models/' })
     // The proxy takes /models off, and passes a Host that the client chose.
