@@ -278,16 +278,18 @@ class Compiler {
   }
 
   #arithmetic(operator: Arithmetic, left: Term, right: Term): Term {
+    for (const term of [left, right]) {
+      if (term.kind !== 'sql') continue
+      if (isList(term.type)) this.#refuse('arithmetic with a list')
+      if (term.type === 'timestamp') {
+        this.#refuse('arithmetic with a timestamp attribute; move it to the side without the resource')
+      }
+    }
     const a = this.#operand(left)
     const b = this.#operand(right)
     if (a === undefined || b === undefined) return FAILED
-    for (const { type } of [a, b]) {
-      // JSON does not tell 2.0 from 2, so a decision adds some rows as integers and others as doubles.
-      if (type === 'double') this.#refuse('arithmetic with a double attribute or number')
-      if (type === 'timestamp')
-        this.#refuse('arithmetic with a timestamp attribute; move it to the side without the resource')
-      if (isList(type)) this.#refuse('arithmetic with a list')
-    }
+    // JSON does not tell 2.0 from 2, so a decision adds some rows as integers and others as doubles.
+    if (a.type === 'double' || b.type === 'double') this.#refuse('arithmetic with a double attribute or number')
     if (a.type === 'string' && b.type === 'string') {
       return operator === '+' ? { kind: 'sql', type: 'string', sql: sql`(${a.sql} || ${b.sql})` } : FAILED
     }
@@ -307,9 +309,14 @@ class Compiler {
     return { kind: 'sql', type: 'int', sql: sql`cast((${bounded}) as bigint)` }
   }
 
+  /** A term as SQL; undefined for an error. */
   #operand(term: Term): SqlTerm | undefined {
     if (term.kind === 'failed') return undefined
-    return term.kind === 'sql' ? term : sqlValue(term.value)
+    if (term.kind === 'sql') return term
+    return (
+      sqlValue(term.value) ??
+      this.#refuse('a value that no column can hold (a list, a map, a duration, odd characters)')
+    )
   }
 
   #in(item: Term, list: Term): Term {
@@ -395,7 +402,7 @@ class Compiler {
       this.#scopes.set(variable, { alias, attributes: found.attributes })
       from = sql`select 1 from ${sql.table(found.table)} as ${sql.id(alias)} where ${joined(found, alias)}`
     } else {
-      if (!isList(found.type)) return FAILED
+      if (!isList(found.type)) return this.#refuse(`exists() or all() over '${list.path}', which is no list`)
       const column = columnOf(found)
       this.#scopes.set(variable, { alias, item: found.type === 'list<int>' ? 'int' : 'string' })
       from = sql`select 1 from unnest(${column}) as ${sql.id(alias)}(item) where ${sql.ref(`${alias}.item`)} is not null`

@@ -170,7 +170,14 @@ function term(random: Random, kind: Kind, row?: string): string {
     case 'flag':
       return random.pick(['resource.public', 'subject.staff', 'true', 'false', '(resource.level > 1)'])
     default:
-      return random.pick(['resource.created_at', 'context.time', 'timestamp("2024-06-01")', 'resource.created_at', '(context.time - duration("24h"))', '(resource.created_at + duration("1h"))'])
+      return random.pick([
+        'resource.created_at',
+        'context.time',
+        'timestamp("2024-06-01")',
+        'resource.created_at',
+        '(context.time - duration("24h"))',
+        '(resource.created_at + duration("1h"))',
+      ])
   }
 }
 
