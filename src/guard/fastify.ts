@@ -4,7 +4,8 @@
  * thrown by handlers.
  */
 import type { Auth } from './caller.ts'
-import type { AuthorizeOptions, FoundResource, Guard } from './guard.ts'
+import type { Guard } from './guard.ts'
+import type { AuthorizeOptions, FoundResource } from './guard-options.ts'
 import type { Resource } from './policy/decision.ts'
 import { fromNodeRequest } from './request.ts'
 import type { NodeRequest } from './request.ts'

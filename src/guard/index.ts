@@ -15,7 +15,7 @@ export type {
   GuardOptions,
   Policies,
   ResourceLoader,
-} from './guard.ts'
+} from './guard-options.ts'
 export type { AccessTokenClaims, Actor, Auth, ClaimNames, Subject } from './caller.ts'
 export { GuardError } from './errors.ts'
 export type {

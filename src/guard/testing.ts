@@ -5,7 +5,7 @@
  */
 import { constants, generateKeyPairSync, hash, randomUUID, sign } from 'node:crypto'
 import type { KeyObject } from 'node:crypto'
-import type { GuardOptions } from './guard.ts'
+import type { GuardOptions } from './guard-options.ts'
 import type { Fetch, Jwks } from './issuer.ts'
 import type { RevocationCheck } from './revocation/revocation-check.ts'
 import type { AccessTokenClaims } from './caller.ts'

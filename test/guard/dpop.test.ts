@@ -192,3 +192,32 @@ describe('a proof of possession (RFC 9449 §4.3)', () => {
     expect(await outcome(full, await proof())).toBe(200)
   })
 })
+
+describe('the memory of used proofs', () => {
+  it('reaches back a whole window at every moment, and forgets after two', () => {
+    let now = 1000
+    const store = new MemoryReplayStore(70, 100, () => now * 1000)
+    expect(store.claim('first')).toBe(true)
+    now = 1065
+    expect(store.claim('second')).toBe(true)
+    now = 1071
+    expect(store.claim('third')).toBe(true)
+    now = 1134
+    expect([store.claim('second'), store.claim('third')]).toEqual([false, false])
+    now = 1300
+    expect(store.claim('third')).toBe(true)
+  })
+
+  it('goes on forgetting when the clock is set back', () => {
+    let now = 10_000
+    const store = new MemoryReplayStore(70, 2, () => now * 1000)
+    store.claim('first')
+    store.claim('second')
+    now = 5000
+    expect(() => store.claim('third')).toThrow(/no room/)
+    now = 5071
+    expect(store.claim('first')).toBe(false)
+    now = 5141
+    expect(store.claim('third')).toBe(true)
+  })
+})

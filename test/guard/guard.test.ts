@@ -92,6 +92,22 @@ policies:
   })
 })
 
+describe('a resource that cannot be loaded', () => {
+  it.each([
+    [Object.assign(new Error('no such model'), { status: 404 }), { message: 'no such model' }],
+    [Object.assign(new Error('no such model'), { statusCode: 410 }), { message: 'no such model' }],
+    [Object.assign(new Error('broken'), { status: 500 }), { status: 503, reason: 'resource' }],
+    [Object.assign(new Error('moved'), { status: 302 }), { status: 503, reason: 'resource' }],
+    [new Error('broken'), { status: 503, reason: 'resource' }],
+    ['thrown text', { status: 503, reason: 'resource' }],
+    [null, { status: 503, reason: 'resource' }],
+  ])('is 503, unless the loader has an answer of its own: %s', async (thrown, expected) => {
+    const guard = guardAt()
+    const auth = await guard.authenticate(request(`Bearer ${token()}`))
+    await expect(guard.authorize(auth, 'read', () => Promise.reject(thrown))).rejects.toMatchObject(expected)
+  })
+})
+
 describe('a policy file', () => {
   it('is followed; a version that does not load changes nothing, and shows', async () => {
     const folder = await mkdtemp(join(tmpdir(), 'guard-policies-'))
