@@ -6,7 +6,7 @@
  */
 import type { ASTNode } from '@marcbachmann/cel-js'
 import type { Facts } from './facts.ts'
-import { MAX_ITEMS, MAX_TEXT } from './facts.ts'
+import { MAX_ITEMS, MAX_TEXT, SPENT } from './facts.ts'
 
 /** The evaluator has to do it. */
 export const BEYOND: unique symbol = Symbol('beyond')
@@ -26,7 +26,7 @@ type Value = boolean | string | number | Failure | typeof BEYOND
 export type Direct = (facts: Facts) => Value
 
 const NOT_BOOLEAN = new Failure('a logical operator takes only true and false')
-const BUDGET = new Failure('the conditions of this decision cost more than their budget')
+const BUDGET = new Failure(SPENT)
 
 /** The condition as a function; undefined where the evaluator has to do it in any case. */
 export function directCondition(node: ASTNode): Direct | undefined {

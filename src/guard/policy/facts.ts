@@ -26,6 +26,9 @@ export class FactsError extends Error {
 /** What CEL computes with. */
 export type CelValue = null | boolean | bigint | number | string | Date | CelValue[] | Map<string, CelValue>
 
+/** What is said when the budget is used up. */
+export const SPENT = 'the conditions of this decision cost more than their budget'
+
 const ROOTS = ['subject', 'resource', 'context'] as const
 type Root = (typeof ROOTS)[number]
 
@@ -95,6 +98,7 @@ export class Facts {
    * @throws FactsError when a value is beyond its bounds, or the budget is spent
    */
   prepare(reads: readonly Read[], cost: Cost): Activation {
+    if (this.#steps < 0) throw new FactsError(SPENT)
     this.#activation ??= { subject: new Map(), resource: new Map(), context: new Map(), action: this.action }
     const activation = this.#activation
     for (const { root, attribute } of reads) {
@@ -105,7 +109,7 @@ export class Facts {
     if (this.#sizes !== undefined || cost.longestList > 0 || cost.searches > 0 || cost.searchesPerItem > 0) {
       steps += this.#costOfSizes(reads, cost)
     }
-    if (!this.spend(steps)) throw new FactsError('the conditions of this decision cost more than their budget')
+    if (!this.spend(steps)) throw new FactsError(SPENT)
     return activation
   }
 
@@ -201,7 +205,11 @@ export class Facts {
   }
 
   #countItems(count: number): void {
-    if (count > MAX_ITEMS) throw new FactsError(`a list of ${count} items; ${MAX_ITEMS} are allowed`)
+    if (count > MAX_ITEMS) {
+      // Looking at it was not free, and the next condition would look again.
+      this.spend(count)
+      throw new FactsError(`a list of ${count} items; ${MAX_ITEMS} are allowed`)
+    }
     this.#values -= count
     if (this.#values < 0) throw new FactsError(`more than ${MAX_VALUES} values in one decision`)
     if (count > this.#longestList) this.#longestList = count

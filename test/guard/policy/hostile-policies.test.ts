@@ -135,6 +135,11 @@ describe('a request meant to do harm is decided, against it, within a tenth of a
       ['"x" in resource'],
       Object.fromEntries(Array.from({ length: 100_000 }, (_, index) => [`n${index}`, index])),
     ],
+    [
+      'a resource with a hundred thousand names, asked by a thousand policies',
+      Array.from({ length: 1_000 }, () => '"x" in resource'),
+      Object.fromEntries(Array.from({ length: 100_000 }, (_, index) => [`n${index}`, index])),
+    ],
     ['a function for an attribute', ['resource.f == "x"'], { f: () => 'x' }],
     [
       'an attribute that is a proxy for everything',
