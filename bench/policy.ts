@@ -1,7 +1,8 @@
 /**
- * Policy decisions beside CASL, casbin and Cedar, and beside the same rules written by hand as indexed functions, which is
- * as fast as JavaScript gets. Everybody answers the same questions from the same policies, and every answer is compared
- * before anything is timed. CPU time decides, in rounds that alternate between the candidates; the last line is JSON.
+ * Policy decisions beside CASL, casbin and Cedar, and beside the same rules written by hand as indexed functions, which
+ * is as fast as JavaScript gets. Everybody answers the same questions from the same policies, and every answer is
+ * compared before anything is timed. CPU time decides, in rounds that alternate between the candidates; the last line
+ * is JSON.
  *
  *     node bench/policy.ts
  */
@@ -225,8 +226,8 @@ function casl(list: readonly Rule[], told: boolean): Candidate {
     }
     abilities.set(caller.id, createMongoAbility(raw, told ? { detectSubjectType: ({ type }) => type as string } : {}))
   }
-  // A plain object says what it is by `subject()`, which marks it; a request brings a new one, so a new one is marked. Or
-  // the ability is told where the type stands, which is CASL's fastest way.
+  // A plain object says what it is by `subject()`, which marks it; a request brings a new one, so a new one is marked.
+  // Or the ability is told where the type stands, which is CASL's fastest way.
   return {
     name: told ? 'CASL, told the types' : 'CASL, cached abilities',
     questions: QUESTIONS,

@@ -1,10 +1,12 @@
 /**
- * Lists by policy: a plan made from policies (`policy/policies.ts`) becomes a `where` for Kysely on PostgreSQL or PGlite,
- * so that a list shows exactly the rows a decision on each row would allow. The service says once how its attributes lie in tables;
- * an attribute a policy needs and the map does not know is an error that names the policy, never a shorter or a longer list.
+ * Lists by policy: a plan made from policies (`policy/policies.ts`) becomes a `where` for Kysely on PostgreSQL or
+ * PGlite, so that a list shows exactly the rows a decision on each row would allow. The service says once how its
+ * attributes lie in tables; an attribute a policy needs and the map does not know is an error that names the policy,
+ * never a shorter or a longer list.
  *
- * The one idea behind it: where a condition fails for want of an attribute, SQL says NULL. A row is shown when an allow comes
- * out true and every deny comes out false, so a NULL on either side leaves the row out, as a failing condition does.
+ * The one idea behind it: where a condition fails for want of an attribute, SQL says NULL. A row is shown when an allow
+ * comes out true and every deny comes out false, so a NULL on either side leaves the row out, as a failing condition
+ * does.
  */
 import { sql } from 'kysely'
 import type { Expression, RawBuilder, SqlBool } from 'kysely'
@@ -12,7 +14,10 @@ import type { Plan } from './policy/decision.ts'
 import { PolicyError } from './policy/policy-error.ts'
 import type { Arithmetic, AttributeResidual, Comparison, Residual, TextTest } from './policy/residual.ts'
 
-/** Kinds of single values. `int` is any whole-number column, `double` any floating one, `string` text, varchar or uuid cast to text. */
+/**
+ * Kinds of single values. `int` is any whole-number column, `double` any floating one, `string` text, varchar or uuid
+ * cast to text.
+ */
 export type ScalarKind = 'string' | 'int' | 'double' | 'bool' | 'timestamp'
 /** PostgreSQL arrays. */
 export type ListKind = 'list<string>' | 'list<int>'
@@ -43,12 +48,13 @@ export type AttributeMap = Readonly<Record<string, ColumnAttribute | RowsAttribu
 /**
  * Turns a plan into a `where` expression.
  *
- * As a whole `where`, or joined to others with `and`, it is exact. Uncertain rows come out as NULL, which is left out there; negating it
- * does not list what may not be seen.
+ * As a whole `where`, or joined to others with `and`, it is exact. Uncertain rows come out as NULL, which is left out
+ * there; negating it does not list what may not be seen.
  *
  * @param plan - from `PolicySet.plan`
  * @param attributes - how the resource type lies in the database
- * @throws PolicyError naming the policy that needs an attribute the map lacks, or a comparison the database cannot make the same way
+ * @throws PolicyError naming the policy that needs an attribute the map lacks, or a comparison the database cannot make
+ * the same way
  *
  * @example
  * ```ts
@@ -413,7 +419,7 @@ class Compiler {
       this.#scopes.delete(variable)
       return bool(holds)
     }
-    // One that holds is enough; if none does, one that fails makes the whole fail (CEL: errors are absorbed by true alone).
+    // One that holds is enough. If none does, one that fails makes the whole fail: only true absorbs an error here.
     const fails = sql`exists (${from} and (${this.condition(condition, false)}) is null)`
     this.#scopes.delete(variable)
     const missing = guard === undefined ? sql`` : sql`when ${guard} then null `

@@ -1,6 +1,7 @@
 /**
  * One policy's condition: read once, evaluated against the facts of a question. Three outcomes: true, false, or an
- * error, which is also what a value other than true and false is; what an error means is for the policy's effect to say.
+ * error, which is also what a value other than true and false is; what an error means is for the policy's effect to
+ * say.
  */
 import type { ASTNode } from '@marcbachmann/cel-js'
 import { BEYOND, directCondition, Failure } from './direct.ts'

@@ -1,6 +1,7 @@
 /**
  * What is asked and what is answered: subject, action, resource, context; allowed or not, by which policy, with which
- * errors. The same information model as the AuthZEN Authorization API 1.0, so that a decision can be taken here or asked of a server.
+ * errors. The same information model as the AuthZEN Authorization API 1.0, so that a decision can be taken here or
+ * asked of a server.
  */
 import type { Subject } from '../caller.ts'
 import type { Residual } from './residual.ts'

@@ -1,8 +1,8 @@
 /**
- * A short cut for the conditions people write most: attributes, names and numbers, compared and joined. They become functions that
- * read the caller's objects directly, without the copies the evaluator needs and without its exceptions, of which a missing attribute is one
- * and costs twenty times the decision. Whatever is not a plain text, number or boolean, at any moment, is handed to the evaluator: a direct
- * condition answers as it would, or says `BEYOND`.
+ * A short cut for the conditions people write most: attributes, names and numbers, compared and joined. They become
+ * functions that read the caller's objects directly, without the copies the evaluator needs and without its exceptions:
+ * a missing attribute is one, and it costs many times a decision. Whatever is not a plain text, number or boolean, at any
+ * moment, is handed to the evaluator: a direct condition answers as it would, or says `BEYOND`.
  */
 import type { ASTNode } from '@marcbachmann/cel-js'
 import type { Facts } from './facts.ts'

@@ -34,7 +34,8 @@ export interface Explanation {
  *
  * const policies = loadPolicies({ path: './policies.yaml' })
  * const subject = { type: 'user', id: 'alice', roles: [], groups: [] } as const
- * const { decision, policies: asked } = explainDecision(policies, { subject, action: 'read', resource: { type: 'model' } })
+ * const question = { subject, action: 'read', resource: { type: 'model' } }
+ * const { decision, policies: asked } = explainDecision(policies, question)
  * for (const { policy, outcome } of asked) console.log(policy, outcome, decision.allowed)
  * ```
  */

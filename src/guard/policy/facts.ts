@@ -1,8 +1,9 @@
 /**
  * What conditions get to see of a question. Nothing of the caller's objects reaches the evaluator itself: attributes
- * that a condition reads are copied, own properties only, into plain values of CEL. Whole numbers become integers, so that arithmetic
- * means the same here and in SQL; `null` and `undefined` are left out, which makes them what SQL's NULL is: neither equal nor
- * unequal to anything, and an error to compute with. Sizes are bounded, and every evaluation is paid for before it runs.
+ * that a condition reads are copied, own properties only, into plain values of CEL. Whole numbers become integers, so
+ * that arithmetic means the same here and in SQL; `null` and `undefined` are left out, which makes them what SQL's NULL
+ * is: neither equal nor unequal to anything, and an error to compute with. Sizes are bounded, and every evaluation is
+ * paid for before it runs.
  */
 import type { Subject } from '../caller.ts'
 import type { Resource } from './decision.ts'

@@ -1,7 +1,8 @@
 /**
- * Policies of AWS, Google Cloud and Azure, read into ours. Three documents, three dialects of the same idea: a statement is a policy,
- * a binding is a policy, a role assignment is a policy. What cannot be said in our policies, or is said in a way this does not know,
- * is refused by name: an import that leaves something out would be a hole or an outage.
+ * Policies of AWS, Google Cloud and Azure, read into ours. Three documents, three dialects of the same idea: a
+ * statement is a policy, a binding is a policy, a role assignment is a policy. What cannot be said in our policies, or
+ * is said in a way this does not know, is refused by name: an import that leaves something out would be a hole or an
+ * outage.
  */
 import { isMap, parseDocument, stringify } from 'yaml'
 import { policySet } from './policy-set.ts'
@@ -21,7 +22,9 @@ export interface PolicySource {
 }
 
 export interface ImportOptions {
-  /** Roles of Google Cloud or Azure that are not known here, by the name the document uses, with the actions they allow. */
+  /**
+   * Roles of Google Cloud or Azure that are not known here, by the name the document uses, with the actions they allow.
+   */
   readonly roles?: Readonly<Record<string, readonly string[]>>
 }
 
@@ -45,7 +48,8 @@ export interface ImportedPolicies {
  * ```ts
  * import { importPolicies } from '@latchkey/guard'
  *
- * const { yaml } = importPolicies('gcp', 'bindings: [{ role: roles/storage.objectViewer, members: ["user:alice@example.com"] }]')
+ * const document = 'bindings: [{ role: roles/storage.objectViewer, members: ["user:alice@example.com"] }]'
+ * const { yaml } = importPolicies('gcp', document)
  * console.log(yaml)
  * ```
  */

@@ -1,13 +1,14 @@
 /**
  * Policies: who may do what to which resource, written down in YAML and decided here. A file is read once, strictly
- * (`policy-document.ts`), and becomes a `PolicySet` that answers two kinds of question. `decide` is about one resource: the
- * policies that concern it are found (`policy-index.ts`), the denies asked before the allows, each condition evaluated on a copy of
- * the facts (`condition.ts`, `facts.ts`). `plan` is about all resources of a type: the same conditions, as far as they can be
+ * (`policy-document.ts`), and becomes a `PolicySet` that answers two kinds of question. `decide` is about one resource:
+ * the policies that concern it are found (`policy-index.ts`), the denies asked before the allows, each condition
+ * (`condition.ts`) read directly where it is simple (`direct.ts`), and evaluated on a copy of the facts where it is not
+ * (`expression.ts`, `facts.ts`). `plan` is about all resources of a type: the same conditions, as far as they can be
  * computed without the resource (`residual.ts`), for a database to finish (`../kysely.ts`).
  *
- * A deny wins over every allow; what no policy allows is refused; a condition that fails counts as its effect's safe side:
- * an allow does not apply, a deny does. Where the facts come from is left to others: the caller in `../caller.ts`, time and
- * network in `../rule/context.ts`, the resource in the service.
+ * A deny wins over every allow; what no policy allows is refused; a condition that fails counts as its effect's safe
+ * side: an allow does not apply, a deny does. Where the facts come from is left to others: the caller in
+ * `../caller.ts`, time and network in `../rule/context.ts`, the resource in the service.
  */
 import { policySet, readPolicyFile } from './policy-set.ts'
 import type { PolicySet } from './policy-set.ts'

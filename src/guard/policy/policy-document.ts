@@ -3,8 +3,8 @@
  * every refusal with file, line and column. What comes out is data that needs no second look: patterns are patterns and
  * conditions are conditions.
  *
- * A file holds `policies:`, and if wanted `roles:` (role → resource type → actions, each cell an allow policy of its own)
- * and `tests:` (questions with the answers they must get).
+ * A file holds `policies:`, and if wanted `roles:` (role → resource type → actions, each cell an allow policy of its
+ * own) and `tests:` (questions with the answers they must get).
  */
 import { isAlias, isMap, isScalar, isSeq, LineCounter, parseDocument } from 'yaml'
 import type { ParsedNode } from 'yaml'

@@ -1,7 +1,7 @@
 /**
  * Which policies concern a question: those for its action and resource type, by who they are for. The first question
- * about an action and a type builds a view over all policies; every later one is a few look-ups, so that a thousand policies
- * cost what the handful that apply would cost alone.
+ * about an action and a type builds a view over all policies; every later one is a few look-ups, so that a thousand
+ * policies cost what the handful that apply would cost alone.
  */
 import type { Subject } from '../caller.ts'
 import { matchesName } from './patterns.ts'

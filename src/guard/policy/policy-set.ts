@@ -82,7 +82,8 @@ export class PolicySet {
   /**
    * Plans the list of all resources of a type that the subject may act on: what `decide` would say of each of them.
    *
-   * A policy with `filterable: false` has no part in lists: as an allow it shows nothing, as a deny it hides everything.
+   * A policy with `filterable: false` has no part in lists: as an allow it shows nothing, as a deny it hides
+   * everything.
    */
   plan(input: PlanInput): Plan {
     const { subject, action, resourceType } = input

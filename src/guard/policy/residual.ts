@@ -1,8 +1,8 @@
 /**
  * Partial evaluation: what is left of a condition when subject, action and context are known and the resource is not.
- * The same tree the evaluator runs is walked once while loading; whatever has no resource in it is later computed by the
- * evaluator itself, operator by operator, so that both can only agree. The rest becomes a small language (`Residual`)
- * that a database understands. What does not fit that language is refused while loading, by name.
+ * The same tree the evaluator runs is walked once while loading; whatever has no resource in it is later computed by
+ * the evaluator itself, operator by operator, so that both can only agree. The rest becomes a small language
+ * (`Residual`) that a database understands. What does not fit that language is refused while loading, by name.
  *
  * An error stays an error: it behaves as SQL's NULL does, absorbed by `false &&` and `true ||` and by nothing else.
  */
@@ -479,7 +479,9 @@ function itemsOf(range: Residual): readonly unknown[] | undefined {
   return range.value instanceof Map ? [...(range.value as Map<string, CelValue>).keys()] : undefined
 }
 
-/** `exists_one`, `filter` and `map` over values that are all known: unlike `exists`, an error in one is an error of all. */
+/**
+ * `exists_one`, `filter` and `map` over values that are all known: unlike `exists`, an error in one is an error of all.
+ */
 function knownComprehension(name: string, items: readonly unknown[], bodies: readonly Residual[][]): Residual {
   const predicate = name === 'map' && bodies.length === 1 ? undefined : bodies[0]
   const result = name === 'map' ? bodies[bodies.length - 1] : undefined

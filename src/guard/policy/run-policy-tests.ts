@@ -18,8 +18,8 @@ export interface PolicyTestResult {
 /**
  * Runs the tests a policy file carries.
  *
- * An RFC 3339 timestamp called `time`, or with a name that ends in `_at`, is a timestamp and not a text, as the guard and
- * a database hand them in. A subject without `type` is a user; roles and groups may be left out.
+ * An RFC 3339 timestamp called `time`, or with a name that ends in `_at`, is a timestamp and not a text, as the guard
+ * and a database hand them in. A subject without `type` is a user; roles and groups may be left out.
  *
  * @example
  * ```ts

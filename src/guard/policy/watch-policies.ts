@@ -1,7 +1,8 @@
 /**
  * A policy file that may change while the service runs. The file is read again every second, because that notices every
- * way in which files change: edited, replaced, or swapped behind a symbolic link as Kubernetes does, where change notifications stay
- * silent. A file that does not load changes nothing: the last good set stays and the refusal is reported.
+ * way in which files change: edited, replaced, or swapped behind a symbolic link as Kubernetes does, where change
+ * notifications stay silent. A file that does not load changes nothing: the last good set stays and the refusal is
+ * reported.
  */
 import { PolicyError } from './policy-error.ts'
 import { policySet, readPolicyFile } from './policy-set.ts'

@@ -1,6 +1,7 @@
 /**
- * What a request adds to a decision: when it comes, from where, and how. Times are of a configured zone and an injected clock,
- * networks are ranges with names, so that policies say `context.network == "corporate"` and not which addresses those are this year.
+ * What a request adds to a decision: when it comes, from where, and how. Times are of a configured zone and an injected
+ * clock, networks are ranges with names, so that policies say `context.network == "corporate"` and not which addresses
+ * those are this year.
  */
 import { isIP } from 'node:net'
 import { Network } from '../policy/network.ts'
@@ -23,7 +24,9 @@ export interface RequestFacts {
   readonly requestType?: string | undefined
 }
 
-/** What conditions find under `context`. What is not known is left out, so that a policy that asks for it fails safe. */
+/**
+ * What conditions find under `context`. What is not known is left out, so that a policy that asks for it fails safe.
+ */
 export interface RequestContext {
   /** This moment, a timestamp. */
   readonly time: Date

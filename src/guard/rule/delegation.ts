@@ -1,6 +1,6 @@
 /**
- * Delegation: a user lets another do some of what they may do themselves, to one thing, for a time. Checked twice: when it is made, and
- * again at every use, because a delegator who has lost a right has nothing to lend any more.
+ * Delegation: a user lets another do some of what they may do themselves, to one thing, for a time. Checked twice: when
+ * it is made, and again at every use, because a delegator who has lost a right has nothing to lend any more.
  */
 import type { Subject } from '../caller.ts'
 
@@ -45,8 +45,8 @@ export type OwnRights = (user: string, resource: string, action: string) => bool
 /**
  * Makes a delegation, if the delegator has every permission in it.
  *
- * Rights that were themselves delegated cannot be passed on: `mayDirectly` must not count delegations. Who acts for somebody
- * else (`act`) cannot delegate: that would outlive the token they act with.
+ * Rights that were themselves delegated cannot be passed on: `mayDirectly` must not count delegations. Who acts for
+ * somebody else (`act`) cannot delegate: that would outlive the token they act with.
  *
  * @param mayDirectly - what a user may do by themselves
  * @returns the delegation to be stored and audited
@@ -58,7 +58,8 @@ export type OwnRights = (user: string, resource: string, action: string) => bool
  *
  * const alice = { type: 'user', id: 'alice', roles: [], groups: [] } as const
  * const now = new Date()
- * const request = { id: 'd1', to: 'bob', resource: 'model-1', permissions: ['read'], expiresAt: new Date(now.getTime() + 3_600_000) }
+ * const expiresAt = new Date(now.getTime() + 3_600_000)
+ * const request = { id: 'd1', to: 'bob', resource: 'model-1', permissions: ['read'], expiresAt }
  * const delegation = await createDelegation(alice, request, (user, resource, action) => user === 'alice', now)
  * ```
  */
@@ -88,8 +89,8 @@ export async function createDelegation(
 }
 
 /**
- * The delegation that lets a user do something now, if there is one: addressed to them, about this resource and action, not revoked, not
- * expired, and with a delegator who may still do it themselves.
+ * The delegation that lets a user do something now, if there is one: addressed to them, about this resource and action,
+ * not revoked, not expired, and with a delegator who may still do it themselves.
  *
  * @param delegations - those addressed to the user, or any; what does not fit is passed over
  * @returns the delegation to name in the audit record, as on whose behalf it was done

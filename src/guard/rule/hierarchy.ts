@@ -1,6 +1,6 @@
 /**
- * Hierarchies: what is granted on an organisation or a project holds for all below it, unless it is denied. A deny wins wherever it
- * stands, on the thing itself or on anything above it; `deny:*` denies everything.
+ * Hierarchies: what is granted on an organisation or a project holds for all below it, unless it is denied. A deny wins
+ * wherever it stands, on the thing itself or on anything above it; `deny:*` denies everything.
  */
 import type { Subject } from '../caller.ts'
 

@@ -24,8 +24,8 @@ export interface Share {
 }
 
 /**
- * What a subject may do to an owned thing: everything for the owner; else what is shared with them, together with `read` if
- * the thing is public.
+ * What a subject may do to an owned thing: everything for the owner; else what is shared with them, together with
+ * `read` if the thing is public.
  *
  * Only a user owns. A service that calls for itself has no share in anything, whatever its id.
  *
@@ -78,8 +78,8 @@ export interface OwnershipChange<T> {
 }
 
 /**
- * Gives a thing to somebody else. Returns what has to be written, thing and audit event, in one transaction; the former owner keeps
- * nothing, and a share the new owner had is dropped as pointless.
+ * Gives a thing to somebody else. Returns what has to be written, thing and audit event, in one transaction; the former
+ * owner keeps nothing, and a share the new owner had is dropped as pointless.
  *
  * @throws OwnershipError when the subject is not the owner, or the recipient is nobody or the same
  */

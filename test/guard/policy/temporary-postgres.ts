@@ -1,6 +1,6 @@
 /**
- * A PostgreSQL of its own for one test file: a new cluster in a temporary folder, on a free port of 127.0.0.1, stopped and
- * removed afterwards. PostgreSQL refuses to run as root, so there the user `postgres` runs it.
+ * A PostgreSQL of its own for one test file: a new cluster in a temporary folder, on a free port of 127.0.0.1, stopped
+ * and removed afterwards. PostgreSQL refuses to run as root, so there the user `postgres` runs it.
  */
 import { execFileSync } from 'node:child_process'
 import { chmodSync, chownSync, existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs'
