@@ -1,0 +1,281 @@
+/**
+ * An issuer for tests: real keys, real tokens, the real guard, no network. Give `idp.options` to `createGuard` and the
+ * guard asks this issuer for its keys as it would ask any other, so that what a test shows is what production does:
+ * expiry, revocation, rotation and outages included.
+ */
+import { constants, generateKeyPairSync, hash, randomUUID, sign } from 'node:crypto'
+import type { KeyObject } from 'node:crypto'
+import type { GuardOptions } from './guard-options.ts'
+import type { Fetch, Jwks } from './issuer.ts'
+import type { RevocationCheck } from './revocation/revocation-check.ts'
+import type { AccessTokenClaims } from './caller.ts'
+
+/** What a test issuer may sign with. */
+export type TestAlgorithm = 'RS256' | 'PS256' | 'ES256' | 'EdDSA'
+
+/** How a test issuer is made. */
+export interface TestIssuerOptions {
+  /** @defaultValue `'https://issuer.test'` */
+  readonly issuer?: string
+  /** Audience of its tokens, and of `options`. @defaultValue `'https://api.test'` */
+  readonly audience?: string
+  /** @defaultValue `'RS256'` */
+  readonly algorithm?: TestAlgorithm
+}
+
+/** What a token says. Everything has a default. */
+export interface MintOptions {
+  /** @defaultValue `'alice'` */
+  readonly sub?: string
+  /** @defaultValue `'test-client'`; the same as `sub` makes a client's own token. */
+  readonly clientId?: string
+  /** Words separated by spaces, or a list. @defaultValue none */
+  readonly scope?: string | readonly string[]
+  readonly roles?: readonly string[]
+  readonly groups?: readonly string[]
+  readonly audience?: string | readonly string[]
+  /** From now on: seconds, or `'90s'`, `'15m'`, `'2h'`, `'1d'`; negative for a token that has expired. @defaultValue `'15m'` */
+  readonly expiresIn?: number | string
+  /** Who acts for `sub` (RFC 8693 §4.1). */
+  readonly act?: AccessTokenClaims['act']
+  /** Bind the token to the key that `dpop()` proves. @defaultValue false */
+  readonly bound?: boolean
+  /** Any other claim, or another value for one of the above; `undefined` leaves a claim out. */
+  readonly claims?: Readonly<Record<string, unknown>>
+  /** Any header member, or another value for one; `undefined` leaves it out. */
+  readonly header?: Readonly<Record<string, unknown>>
+}
+
+/** What can be revoked: every token that fits all of what is said. */
+export interface TestRevocation {
+  readonly sub?: string
+  readonly jti?: string
+  readonly sid?: string
+  readonly clientId?: string
+}
+
+/** Parts of the issuer that can be out of order: its keys (and discovery), or the news of revocations. */
+export type Outage = 'jwks' | 'events'
+
+/** What `createTestIssuer` makes. */
+export interface TestIssuer {
+  readonly issuer: string
+  readonly audience: string
+  /** For `createGuard`: this issuer, its audience, its clock, its keys, its revocations. */
+  readonly options: Pick<GuardOptions, 'issuer' | 'audience' | 'fetch' | 'now' | 'revocation' | 'algorithms'>
+  /** Answers for the issuer's discovery document and keys, as the issuer itself would over HTTP. */
+  readonly fetch: Fetch
+  /** Makes an access token (RFC 9068). */
+  readonly mint: (options?: MintOptions) => Promise<string>
+  /** Makes a DPoP proof (RFC 9449 §4.2) with the key that bound tokens are bound to. */
+  readonly dpop: (
+    token: string,
+    method: string,
+    url: string,
+    claims?: Readonly<Record<string, unknown>>,
+  ) => Promise<string>
+  /** From now on, tokens issued until now that fit are revoked. */
+  readonly revoke: (what: TestRevocation) => Promise<void>
+  /** Signs with a new key. The old one stays published, unless `withdraw` takes it away. */
+  readonly rotateKeys: (options?: { readonly withdraw?: boolean }) => void
+  /** Breaks a part of the issuer. @returns mends it again */
+  readonly outage: (part: Outage) => () => void
+  /** Moves the clock of the issuer and of its guards on: seconds, or `'15m'`. */
+  readonly advance: (time: number | string) => void
+  /** Milliseconds since 1970, on that clock. */
+  readonly now: () => number
+  /** How often the keys were asked for. */
+  readonly keyRequests: number
+}
+
+interface SigningKey {
+  readonly kid: string
+  readonly privateKey: KeyObject
+  readonly publicKey: KeyObject
+}
+
+/**
+ * Makes an issuer for tests.
+ *
+ * @example
+ * ```ts
+ * import { createGuard } from '@latchkey/guard'
+ * import { createTestIssuer } from '@latchkey/guard/testing'
+ *
+ * const idp = await createTestIssuer()
+ * const guard = createGuard({ ...idp.options })
+ * const token = await idp.mint({ sub: 'alice', roles: ['admin'], scope: 'models:read' })
+ * const request = new Request('https://api.test/models', { headers: { authorization: `Bearer ${token}` } })
+ * const auth = await guard.authenticate(request)
+ * ```
+ */
+export async function createTestIssuer(options: TestIssuerOptions = {}): Promise<TestIssuer> {
+  const { issuer = 'https://issuer.test', audience = 'https://api.test', algorithm = 'RS256' } = options
+  const holder = signingKey('ES256')
+  const holderJwk = publicJwk(holder.publicKey)
+  const outages = new Set<Outage>()
+  const minted: Record<string, unknown>[] = []
+  const revoked = new Set<unknown>()
+  let signing = signingKey(algorithm)
+  let published = [signing]
+  let offset = 0
+  let changes = 0
+  let keyRequests = 0
+
+  const now = (): number => Date.now() + offset
+
+  const jwks = (): Jwks => ({
+    keys: published.map((key) => ({ ...publicJwk(key.publicKey), kid: key.kid, alg: algorithm, use: 'sig' })),
+  })
+
+  const fetch: Fetch = async (address) => {
+    if (outages.has('jwks')) throw new TypeError('the issuer is out of order')
+    if (address === `${issuer}/.well-known/openid-configuration`) {
+      return Response.json({ issuer, jwks_uri: `${issuer}/jwks` })
+    }
+    if (address !== `${issuer}/jwks`) return new Response('not found', { status: 404 })
+    keyRequests += 1
+    return Response.json(jwks(), { headers: { 'cache-control': 'max-age=600' } })
+  }
+
+  const revocation: RevocationCheck = {
+    check: (claims) => {
+      if (outages.has('events')) return 'unknown'
+      return revoked.has(claims.jti) ? 'revoked' : 'active'
+    },
+    version: () => changes,
+    health: () => ({ revoked: revoked.size, outOfOrder: outages.has('events') }),
+  }
+
+  return {
+    issuer,
+    audience,
+    fetch,
+    now,
+    get keyRequests() {
+      return keyRequests
+    },
+    options: {
+      // No cooldown: a test that rotates twice in a second must not wait for it.
+      issuer: { issuer, keyCaching: { cooldownSeconds: 0 } },
+      audience,
+      algorithms: [algorithm],
+      fetch,
+      now,
+      revocation,
+    },
+    async mint(mint = {}) {
+      const { sub = 'alice', clientId = 'test-client', scope, roles, groups, act, expiresIn = '15m', bound } = mint
+      const issuedAt = Math.floor(now() / 1000)
+      const lifetime = seconds(expiresIn)
+      const claims = {
+        iss: issuer,
+        sub,
+        aud: mint.audience ?? audience,
+        client_id: clientId,
+        // A token that has expired was issued before it did.
+        iat: lifetime > 0 ? issuedAt : issuedAt + lifetime - 900,
+        exp: issuedAt + lifetime,
+        jti: randomUUID(),
+        scope: Array.isArray(scope) ? scope.join(' ') : scope,
+        roles,
+        groups,
+        act,
+        cnf: bound === true ? { jkt: thumbprint(holderJwk) } : undefined,
+        ...mint.claims,
+      }
+      minted.push(claims)
+      const header = { alg: algorithm, typ: 'at+jwt', kid: signing.kid, ...mint.header }
+      return jws(signing.privateKey, algorithm, header, claims)
+    },
+    async dpop(token, method, url, claims = {}) {
+      const { origin, pathname } = new URL(url)
+      return jws(
+        holder.privateKey,
+        'ES256',
+        { alg: 'ES256', typ: 'dpop+jwt', jwk: holderJwk },
+        {
+          jti: randomUUID(),
+          htm: method,
+          htu: origin + pathname,
+          iat: Math.floor(now() / 1000),
+          ath: hash('sha256', token, 'base64url'),
+          ...claims,
+        },
+      )
+    },
+    async revoke(what) {
+      if (Object.values(what).every((value) => value === undefined)) throw new TypeError('Revoke what? Say sub, jti, …')
+      for (const claims of minted) if (fits(what, claims)) revoked.add(claims['jti'])
+      changes += 1
+    },
+    rotateKeys({ withdraw = false } = {}) {
+      signing = signingKey(algorithm)
+      published = withdraw ? [signing] : [signing, ...published]
+    },
+    outage(part) {
+      outages.add(part)
+      changes += 1
+      return () => {
+        outages.delete(part)
+        changes += 1
+      }
+    },
+    advance(time) {
+      offset += seconds(time) * 1000
+    },
+  }
+}
+
+function fits({ sub, jti, sid, clientId }: TestRevocation, claims: Readonly<Record<string, unknown>>): boolean {
+  const pairs = [
+    [sub, claims['sub']],
+    [jti, claims['jti']],
+    [sid, claims['sid']],
+    [clientId, claims['client_id']],
+  ]
+  return pairs.every(([wanted, claimed]) => wanted === undefined || wanted === claimed)
+}
+
+function signingKey(algorithm: TestAlgorithm): SigningKey {
+  const pair =
+    algorithm === 'ES256'
+      ? generateKeyPairSync('ec', { namedCurve: 'P-256' })
+      : algorithm === 'EdDSA'
+        ? generateKeyPairSync('ed25519')
+        : generateKeyPairSync('rsa', { modulusLength: 2048 })
+  return { kid: randomUUID(), ...pair }
+}
+
+function publicJwk(key: KeyObject): Record<string, unknown> {
+  return { ...key.export({ format: 'jwk' }) }
+}
+
+/** RFC 7638 for the one kind of key that proofs are made with here. */
+function thumbprint({ crv, kty, x, y }: Record<string, unknown>): string {
+  return hash('sha256', JSON.stringify({ crv, kty, x, y }), 'base64url')
+}
+
+function jws(key: KeyObject, algorithm: TestAlgorithm, header: object, claims: object): string {
+  const signed = [header, claims].map((part) => Buffer.from(JSON.stringify(part)).toString('base64url')).join('.')
+  const data = Buffer.from(signed)
+  const signature =
+    algorithm === 'EdDSA'
+      ? sign(null, data, key)
+      : algorithm === 'ES256'
+        ? sign('sha256', data, { key, dsaEncoding: 'ieee-p1363' })
+        : algorithm === 'PS256'
+          ? sign('sha256', data, { key, padding: constants.RSA_PKCS1_PSS_PADDING, saltLength: 32 })
+          : sign('sha256', data, key)
+  return `${signed}.${signature.toString('base64url')}`
+}
+
+const UNITS: Readonly<Record<string, number>> = { s: 1, m: 60, h: 3600, d: 86_400 }
+
+function seconds(time: number | string): number {
+  if (typeof time === 'number') return time
+  const [, amount, unit] = /^(-?\d+)([smhd])$/.exec(time) ?? []
+  const factor = UNITS[unit ?? '']
+  if (factor === undefined) throw new TypeError(`${time} is no time: say '90s', '15m', '2h' or '1d'`)
+  return Number(amount) * factor
+}
