@@ -119,6 +119,12 @@ export async function updateResource(
 ): Promise<Resource> {
   const changes = parseInput(updateResourceSchema, input)
   const before = await lockResource(trx, changes.id)
+  if (changes.permissions !== undefined) {
+    const kept = new Set(changes.permissions.map(({ permission }) => permission))
+    const removed = before.permissions.map(({ permission }) => permission).filter((permission) => !kept.has(permission))
+    await removePermissions(trx, changes.id, removed)
+    await writePermissions(trx, changes.id, changes.permissions)
+  }
   await trx
     .updateTable('resources')
     .set((eb) => ({
@@ -132,12 +138,6 @@ export async function updateResource(
     }))
     .where('id', '=', changes.id)
     .execute()
-  if (changes.permissions !== undefined) {
-    const kept = new Set(changes.permissions.map(({ permission }) => permission))
-    const removed = before.permissions.map(({ permission }) => permission).filter((permission) => !kept.has(permission))
-    await removePermissions(trx, changes.id, removed)
-    await writePermissions(trx, changes.id, changes.permissions)
-  }
   const after = await getResource(trx, changes.id)
   await writeAudit(trx, actor, {
     action: 'resource.updated',
@@ -192,9 +192,18 @@ async function readResources(db: Db, condition: ReturnType<typeof sql>): Promise
   return rows
 }
 
+/**
+ * Locks the resource and every client that has to do with it, before anything is written: the first write also locks the
+ * one counter of changes, and whoever changes a client comes to that counter with the client's row in hand.
+ */
 async function lockResource(trx: Trx, id: string): Promise<Resource> {
   const { rows } = await sql`SELECT 1 FROM resources WHERE id = ${id} FOR NO KEY UPDATE`.execute(trx)
-  return rows.length === 0 ? unknownResource(id) : getResource(trx, id)
+  if (rows.length === 0) return unknownResource(id)
+  await sql`
+    SELECT 1 FROM clients
+    WHERE default_resource = ${id} OR id IN (SELECT client_id FROM client_permissions WHERE resource = ${id})
+    ORDER BY id FOR NO KEY UPDATE`.execute(trx)
+  return getResource(trx, id)
 }
 
 async function writePermissions(trx: Trx, resource: string, list: readonly ResourcePermission[]): Promise<void> {
@@ -222,7 +231,6 @@ async function removePermissions(trx: Trx, resource: string, removed: readonly s
     .distinct()
     .where('resource', '=', resource)
     .where('permission', 'in', removed)
-    .orderBy('client_id')
     .execute()
   for (const { client_id } of clients) await endClientTokens(trx, client_id, `${removed.join(' ')} removed`)
   await trx.deleteFrom('consents').where('resource', '=', resource).where('scope', 'in', removed).execute()

@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest'
 import { createRole, getRole } from '../../src/access/roles.ts'
 import type { Actor } from '../../src/audit/audit.ts'
 import type { Database } from '../../src/database/database.ts'
-import { createClient, getClient } from '../../src/oauth/clients.ts'
+import { createClient, getClient, rotateClientSecret, setClientPermissions } from '../../src/oauth/clients.ts'
 import {
   createResource,
   deleteResource,
@@ -12,7 +12,7 @@ import {
   updateResource,
 } from '../../src/oauth/resources.ts'
 import { isRevoked } from '../../src/revocation/revocations.ts'
-import { eachDatabase } from '../support/databases.ts'
+import { eachDatabase, onPostgres } from '../support/databases.ts'
 
 const operator: Actor = { type: 'operator', id: 'test' }
 const api = 'https://api.example.com'
@@ -174,5 +174,27 @@ eachDatabase((open) => {
       expect((await getRole(database.db, 'editor')).permissions).toEqual([])
       expect(await database.db.selectFrom('consents').selectAll().execute()).toEqual([])
     })
+  })
+})
+
+onPostgres((open) => {
+  it('a permission may be removed while its clients get new secrets: neither waits for the other for ever', async () => {
+    const database = await open()
+    const { db } = database
+    const { writer, reader } = await makeWorld(database)
+    const both = [read, write].map(({ permission }) => ({ permission }))
+    for (let round = 0; round < 10; round += 1) {
+      await update(database, { id: api, permissions: both })
+      for (const id of [writer, reader]) {
+        await db.transaction().execute((trx) => setClientPermissions(trx, operator, { id, permissions: [read, write] }))
+      }
+      await Promise.all([
+        update(database, { id: api, permissions: [{ permission: 'models:read' }] }),
+        ...[writer, reader].map((id) =>
+          db.transaction().execute((trx) => rotateClientSecret(trx, operator, { id, overlap_seconds: 0 })),
+        ),
+      ])
+    }
+    expect((await getResource(db, api)).permissions).toHaveLength(1)
   })
 })
