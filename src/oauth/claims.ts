@@ -32,7 +32,8 @@ export async function accessTokenClaims(
     auth_time: source?.authTime,
     acr: source?.acr,
     amr: source?.amr,
-    sid: token.sid,
+    // Offline access outlives the session, so its tokens must not die with the session's id.
+    sid: source?.scopes.has('offline_access') === true ? undefined : token.sid,
     grant_id: token.grantId,
     roles: account.roles,
     token_version: account.user.token_version,

@@ -3,13 +3,15 @@
  * client and then declines, since it never stored the token; from there on it is ours: check the token as any resource
  * would, then ask the revocations table.
  */
-import { jwtVerify, type JWTPayload } from 'jose'
+import { createGuard, GuardError, type Guard } from '@latchkey/guard'
+import { decodeJwt, decodeProtectedHeader } from 'jose'
 import type { KoaContextWithOIDC } from 'oidc-provider'
 import { z } from 'zod'
 import { writeAudit } from '../audit/audit.ts'
 import type { Db } from '../database/database.ts'
 import { isRevoked, revoke } from '../revocation/revocations.ts'
 import type { KeyRing } from '../signing/key-ring.ts'
+import type { ClientDirectory } from './client-directory.ts'
 
 const claimsSchema = z.looseObject({
   jti: z.string(),
@@ -22,43 +24,66 @@ const claimsSchema = z.looseObject({
   token_version: z.number().int().optional(),
   cnf: z.looseObject({}).optional(),
 })
-type AccessTokenClaims = z.infer<typeof claimsSchema> & JWTPayload
+type AccessTokenClaims = z.infer<typeof claimsSchema>
 
 export interface JwtAccessTokens {
   /** Answers what the provider declined; does nothing to any other answer. */
   answerDeclined(ctx: KoaContextWithOIDC): Promise<void>
+  close(): Promise<void>
 }
 
-export function openJwtAccessTokens({
-  db,
-  keyRing,
-  issuer,
-}: {
+export interface JwtAccessTokensParts {
   readonly db: Db
+  readonly directory: ClientDirectory
   readonly keyRing: KeyRing
   readonly issuer: string
-}): JwtAccessTokens {
-  /** @returns undefined for anything but a living access token of ours */
-  async function findLiving(token: string): Promise<AccessTokenClaims | undefined> {
-    const verified = await verify(token)
-    if (verified === undefined) return undefined
-    return (await isRevoked(db, verified)) ? undefined : verified
+}
+
+export function openJwtAccessTokens({ db, directory, keyRing, issuer }: JwtAccessTokensParts): JwtAccessTokens {
+  // A resource's token is checked as that resource checks it: by a guard with its audience, on keys of this process.
+  const guards = new Map<string, Guard>()
+  const forget = async () => {
+    const old = [...guards.values()]
+    guards.clear()
+    for (const guard of old) await guard.close()
+  }
+  const unsubscribe = keyRing.onChange(() => void forget())
+
+  async function findGuard(token: string): Promise<Guard | undefined> {
+    const audience = audienceOf(token)
+    // Only registered resources get one, so that there are no more of them than of those.
+    if (audience === undefined || (await directory.findResource(audience)) === undefined) return undefined
+    const guard =
+      guards.get(audience) ??
+      createGuard({
+        issuer: {
+          issuer,
+          keys: () => ({ keys: keyRing.publicJwks().keys.map((key) => ({ ...key })) }),
+          allowHttp: true,
+        },
+        audience,
+        dpop: 'off',
+        resourceMetadata: false,
+        cacheEntries: 1_000,
+      })
+    guards.set(audience, guard)
+    return guard
   }
 
-  async function verify(token: string): Promise<(AccessTokenClaims & { kid: string }) | undefined> {
-    let kid = ''
-    const result = await jwtVerify(
-      token,
-      (header) => {
-        kid = header.kid ?? ''
-        const key = keyRing.verificationKey(kid)
-        if (key === undefined) throw new Error('not signed by a key of ours')
-        return key
-      },
-      { issuer, algorithms: ['RS256'], typ: 'at+jwt', requiredClaims: ['exp', 'aud'] },
-    ).catch(() => undefined)
-    const claims = claimsSchema.safeParse(result?.payload)
-    return claims.success ? { ...(claims.data as AccessTokenClaims), kid } : undefined
+  /** @returns undefined for anything but an access token of ours that has not expired */
+  async function verify(token: string): Promise<AccessTokenClaims | undefined> {
+    const guard = await findGuard(token)
+    const auth = await guard?.inspect(token).catch((error: unknown) => {
+      if (error instanceof GuardError && error.status < 500) return undefined
+      throw error
+    })
+    return auth === undefined ? undefined : claimsSchema.parse(auth.claims)
+  }
+
+  async function findLiving(token: string): Promise<AccessTokenClaims | undefined> {
+    const claims = await verify(token)
+    if (claims === undefined) return undefined
+    return (await isRevoked(db, { ...claims, kid: decodeProtectedHeader(token).kid })) ? undefined : claims
   }
 
   async function introspect(ctx: KoaContextWithOIDC, token: string): Promise<void> {
@@ -67,10 +92,9 @@ export function openJwtAccessTokens({
       claims !== undefined &&
       // A public client proves nothing about itself, so it learns about its own tokens only.
       (ctx.oidc.client?.clientAuthMethod !== 'none' || claims.client_id === ctx.oidc.client.clientId)
-    const { kid: _kid, ...members } = (mayKnow ? claims : {}) as Record<string, unknown>
     ctx.status = 200
     ctx.body = mayKnow
-      ? { active: true, ...members, token_type: claims.cnf?.['jkt'] === undefined ? 'Bearer' : 'DPoP' }
+      ? { active: true, ...claims, token_type: claims.cnf?.['jkt'] === undefined ? 'Bearer' : 'DPoP' }
       : { active: false }
   }
 
@@ -101,5 +125,20 @@ export function openJwtAccessTokens({
       if (typeof token !== 'string') return
       await (route === 'introspection' ? introspect(ctx, token) : revokeToken(ctx, token))
     },
+    async close() {
+      unsubscribe()
+      await forget()
+    },
+  }
+}
+
+/** What a token claims to be for, before anything is believed. */
+function audienceOf(token: string): string | undefined {
+  try {
+    const { aud } = decodeJwt(token)
+    return typeof aud === 'string' ? aud : undefined
+  } catch (error) {
+    if (error instanceof TypeError || (error instanceof Error && 'code' in error)) return undefined
+    throw error
   }
 }

@@ -96,7 +96,7 @@ export function openOAuth(parts: OAuthParts): OAuth {
   const directory = openClientDirectory(() => requestDb(database.db), changes)
   const store = openStore({ db: database.db, directory, secretRing, settings: config })
   const outgoing = openOutgoing({ allowLoopback: !config.isProduction })
-  const jwtAccessTokens = openJwtAccessTokens({ db: database.db, keyRing, issuer: config.issuer })
+  const jwtAccessTokens = openJwtAccessTokens({ db: database.db, directory, keyRing, issuer: config.issuer })
 
   const build = () => {
     const provider = createProvider(parts, directory, store, outgoing.fetch)
@@ -125,6 +125,7 @@ export function openOAuth(parts: OAuthParts): OAuth {
     provider: () => current.provider,
     async close() {
       for (const end of unsubscribe) end()
+      await jwtAccessTokens.close()
       directory.close()
       await outgoing.close()
     },
