@@ -8,8 +8,12 @@ import { z } from 'zod'
 import { createModelsService } from './models-service.ts'
 import { openModels } from './models.ts'
 
-const demoUser = z.looseObject({ id: z.string().optional(), sub: z.string().optional() })
-const demoFile = z.looseObject({ issuer: z.url(), resource: z.url(), user: demoUser.optional() })
+const demoFile = z.looseObject({
+  issuer: z.url(),
+  resource: z.url(),
+  user: z.looseObject({ id: z.string() }),
+  clients: z.looseObject({ service: z.looseObject({ client_id: z.string(), client_secret: z.string() }) }),
+})
 
 const path = process.env['LATCHKEY_DEMO_FILE'] ?? 'data/demo.json'
 let text: string
@@ -29,18 +33,38 @@ const guard = createGuard({
 })
 
 const models = await openModels()
-const userId = demo.user?.id ?? demo.user?.sub
-await models.create('somebody-else', 'A private model of somebody else', false)
+const { client_id: serviceId, client_secret: serviceSecret } = demo.clients.service
+const hidden = await models.create('somebody-else', 'A private model of somebody else', false)
 await models.create('somebody-else', 'A public model of somebody else', true)
-if (userId !== undefined) {
-  const shared = await models.create('somebody-else', 'A model that was shared with you', false)
-  await models.share(shared.id, userId, ['read'])
-  await models.create(userId, 'A model of your own', false)
+const shared = await models.create('somebody-else', 'A model that was shared with you', false)
+for (const owner of [demo.user.id, serviceId]) {
+  await models.share(shared.id, owner, ['read'])
+  await models.create(owner, 'A model of your own', false)
 }
 
+const address = new URL(demo.resource).origin
 const port = Number(process.env['PORT'] ?? (new URL(demo.resource).port || 3001))
 const server = createModelsService(guard, models).listen(port, '127.0.0.1', () => {
-  console.log(`The models service listens at ${demo.resource}, and trusts ${demo.issuer}`)
+  console.log(`The models service listens at ${address}, and trusts ${demo.issuer}. Try it in another terminal:
+
+  # no token: 401
+  curl -i ${address}/models
+
+  # a token for the demo service, for the lines below
+  TOKEN=$(curl -s -u ${serviceId}:${serviceSecret} -d grant_type=client_credentials ${demo.issuer}/token | node -p 'JSON.parse(require("fs").readFileSync(0)).access_token')
+
+  # a scope that this token does not have: 403 insufficient_scope
+  curl -i -X DELETE -H "Authorization: Bearer $TOKEN" ${address}/models/${hidden.id}
+
+  # somebody else's, and private: 403
+  curl -i -H "Authorization: Bearer $TOKEN" ${address}/models/${hidden.id}
+
+  # somebody else's, and shared: 200
+  curl -i -H "Authorization: Bearer $TOKEN" ${address}/models/${shared.id}
+
+  # the list: your own, the shared and the public ones, and no other
+  curl -s -H "Authorization: Bearer $TOKEN" ${address}/models
+`)
 })
 
 for (const signal of ['SIGINT', 'SIGTERM'] as const) {

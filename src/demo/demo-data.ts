@@ -24,20 +24,27 @@ import { createUser } from '../users/users.ts'
 export const demoResource = 'http://localhost:3001'
 
 const storedSchema = z.object({
-  user: z.object({ email: z.string(), password: z.string() }),
-  admin: z.object({ email: z.string(), password: z.string() }),
+  user: z.object({ id: z.string(), email: z.string(), password: z.string() }),
+  admin: z.object({ id: z.string(), email: z.string(), password: z.string() }),
   webSecret: z.string(),
   serviceSecret: z.string(),
   issuer: z.string(),
 })
 type Stored = z.infer<typeof storedSchema>
 
+interface DemoPerson {
+  /** the `sub` of this person's tokens */
+  readonly id: string
+  readonly email: string
+  readonly password: string
+}
+
 /** demo.json */
 export interface DemoData {
   readonly issuer: string
   readonly resource: string
-  readonly user: { readonly email: string; readonly password: string }
-  readonly admin: { readonly email: string; readonly password: string }
+  readonly user: DemoPerson
+  readonly admin: DemoPerson
   readonly clients: {
     readonly web: { readonly client_id: string; readonly client_secret: string; readonly redirect_uri: string }
     readonly spa: { readonly client_id: string; readonly redirect_uri: string }
@@ -110,9 +117,14 @@ async function create(
       description: 'May do everything with models',
       permissions: modelPermissions.map(({ permission }) => atDemo(permission)),
     })
-    await createPeople(trx, config, { user, admin, userHash, adminHash })
+    const ids = await createPeople(trx, config, { user, admin, userHash, adminHash })
     const secrets = await createClients(trx, config.issuer)
-    const stored: Stored = { user, admin, ...secrets, issuer: config.issuer }
+    const stored: Stored = {
+      user: { id: ids.user, ...user },
+      admin: { id: ids.admin, ...admin },
+      ...secrets,
+      issuer: config.issuer,
+    }
     await trx
       .insertInto('settings')
       .values({ name: settingName, value: JSON.stringify(stored) })
@@ -125,12 +137,12 @@ async function createPeople(
   trx: Trx,
   config: Pick<Config, 'userAttributesFile'>,
   people: {
-    readonly user: Stored['user']
-    readonly admin: Stored['admin']
+    readonly user: Omit<DemoPerson, 'id'>
+    readonly admin: Omit<DemoPerson, 'id'>
     readonly userHash: PasswordHash
     readonly adminHash: PasswordHash
   },
-): Promise<void> {
+): Promise<{ readonly user: string; readonly admin: string }> {
   // A deployment that declares attributes of its own gets demo people without any.
   const attributes = (values: Record<string, unknown>) =>
     config.userAttributesFile === undefined ? openAttributes().parse(values) : undefined
@@ -161,6 +173,7 @@ async function createPeople(
   for (const role of [administratorRole, 'models-admin']) {
     await assignRole(trx, systemActor, { user_id: admin.id, role })
   }
+  return { user: alice.id, admin: admin.id }
 }
 
 async function createClients(trx: Trx, issuer: string): Promise<{ webSecret: string; serviceSecret: string }> {
