@@ -3,6 +3,7 @@
  * SIGTERM goes so that nobody notices: it says that it is going, answers what is under way, and only then closes.
  * Several processes on one port are workers.ts's.
  */
+import cluster from 'node:cluster'
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Config } from './config.ts'
@@ -153,6 +154,8 @@ export function stopOnSignals(listening: Listening, settings: StopSettings): () 
 
   for (const signal of ['SIGTERM', 'SIGINT'] as const) {
     process.on(signal, () => {
+      // A worker may be told by a signal to its whole group and by its primary too; the primary alone cuts it short.
+      if (isStopping && cluster.isWorker) return
       if (isStopping) process.exit(signal === 'SIGINT' ? 130 : 143)
       void stop(signal === 'SIGINT' ? 0 : settings.drainSeconds)
     })

@@ -116,9 +116,9 @@ async function stopAll(ready: ReadonlySet<Worker>, { log, stopTimeoutSeconds }: 
     .filter((worker) => !worker.isDead())
   const gone = Promise.all(workers.map(async (worker) => once(worker, 'exit')))
   for (const worker of workers) {
-    // By message, not by signal: a supervisor may have signalled every process already, and a second one cuts it short.
     if (ready.has(worker) && worker.isConnected()) worker.send('stop' satisfies Message)
-    else worker.process.kill('SIGKILL')
+    // It may be starting, and dies of this, or have become ready this moment, and heeds it.
+    else worker.process.kill('SIGTERM')
   }
   // Each stops itself in time, unless it hangs.
   const late = sleep((stopTimeoutSeconds + 3) * 1_000, 'late', { ref: false })

@@ -68,16 +68,20 @@ function answer(ctx: ParameterizedContext<RequestState>, status: number, body: R
 /** However many ask, the database is asked once at a time and a few times a second: probes must not be a load. */
 function sharedPing(ping: HealthSettings['ping']): () => Promise<boolean> {
   let last: Promise<boolean> | undefined
-  let askedAt = -Infinity
+  let answeredAt = -Infinity
   return () => {
-    if (last === undefined || performance.now() - askedAt > pingAgainAfterMs) {
-      askedAt = performance.now()
-      last = ping(pingTimeoutMs).then(
-        () => true,
-        () => false,
-      )
+    if (performance.now() - answeredAt > pingAgainAfterMs) {
+      answeredAt = Infinity
+      last = ping(pingTimeoutMs)
+        .then(
+          () => true,
+          () => false,
+        )
+        .finally(() => {
+          answeredAt = performance.now()
+        })
     }
-    return last
+    return last ?? Promise.resolve(false)
   }
 }
 

@@ -1,4 +1,5 @@
 import { BlockList } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { describe, expect, it, onTestFinished } from 'vitest'
 import { health, type HealthSettings, type Phase } from '../../src/http/health.ts'
 import { problemResponse } from '../../src/http/problem-response.ts'
@@ -39,9 +40,9 @@ describe('health', () => {
     let asked = 0
     const get = await serveHealth({
       phase: (): Phase => 'ready',
-      ping: () => {
+      ping: async () => {
         asked += 1
-        return Promise.resolve()
+        await sleep(1_500)
       },
     })
     await Promise.all(Array.from({ length: 50 }, () => get('/health/ready')))

@@ -19,15 +19,17 @@ async function ask(server: ServerProcess, path: string): Promise<string> {
   return answer.text()
 }
 
-async function waitFor(condition: () => Promise<boolean>, timeoutMs: number): Promise<void> {
-  const deadline = performance.now() + timeoutMs
-  while (!(await condition())) {
-    if (performance.now() > deadline) throw new Error('waited in vain')
+/** Waits until two processes answer, and says which. */
+async function bothServe(server: ServerProcess): Promise<Set<number>> {
+  const deadline = performance.now() + 20_000
+  const seen = new Set<number>()
+  while (performance.now() < deadline) {
+    for (const pid of await findWorkers(server)) seen.add(pid)
+    if (seen.size === 2) return seen
     await sleep(50)
   }
+  throw new Error('waited in vain')
 }
-
-const bothServe = (server: ServerProcess) => waitFor(async () => (await findWorkers(server)).size === 2, 15_000)
 
 it('gives up when no worker can start', async () => {
   const first = await startServer({ program })
@@ -38,8 +40,7 @@ it('gives up when no worker can start', async () => {
 
 it('replaces a worker that died, which takes only its own requests with it', async () => {
   const server = await startServer({ program, environment })
-  await bothServe(server)
-  const [victim = 0, survivor = 0] = await findWorkers(server)
+  const [victim = 0, survivor = 0] = await bothServe(server)
   const slow = Array.from({ length: 40 }, () => ask(server, '/slow?ms=1000').catch(() => 'lost'))
   await sleep(300)
   process.kill(victim, 'SIGKILL')
@@ -47,31 +48,27 @@ it('replaces a worker that died, which takes only its own requests with it', asy
   expect(meanwhile).not.toContain(String(victim))
   const answers = new Set(await Promise.all(slow))
   expect([...answers].sort()).toEqual([String(survivor), 'lost'].sort())
-  await bothServe(server)
-  expect((await findWorkers(server)).has(victim)).toBe(false)
+  expect([...(await bothServe(server))]).toContain(survivor)
   expect(server.stdout()).toContain('a worker died')
 })
 
 it('kills and replaces a worker whose event loop hangs', async () => {
   const server = await startServer({ program, environment })
-  await bothServe(server)
-  const before = await findWorkers(server)
+  const before = await bothServe(server)
   const hung = ask(server, '/hang').catch(() => 'lost')
   await sleep(300)
   // The other one answers while it hangs.
   const answered = await Promise.all(Array.from({ length: 20 }, () => ask(server, '/pid')))
   expect(new Set(answered).size).toBe(1)
   expect(await hung).toBe('lost')
-  await bothServe(server)
-  const after = await findWorkers(server)
+  const after = await bothServe(server)
   expect([...after].filter((pid) => before.has(pid))).toEqual([...new Set(answered)].map(Number))
   expect(server.stdout()).toContain('a worker hangs')
 })
 
 it('stops all workers on SIGTERM, after they have answered what is under way', async () => {
   const server = await startServer({ program, environment: { ...environment, DRAIN: '1' } })
-  await bothServe(server)
-  const workers = await findWorkers(server)
+  const workers = await bothServe(server)
   const slow = Array.from({ length: 20 }, () => ask(server, '/slow?ms=1500'))
   await sleep(500)
   const ending = server.stop('SIGTERM')
@@ -81,12 +78,23 @@ it('stops all workers on SIGTERM, after they have answered what is under way', a
 })
 
 it('stops once when every process of the group is signalled, as Ctrl-C and systemd do', async () => {
-  const server = await startServer({ program, environment: { ...environment, DRAIN: '1' } })
-  await bothServe(server)
-  const workers = await findWorkers(server)
-  const slow = Array.from({ length: 10 }, () => ask(server, '/slow?ms=1000'))
-  await sleep(300)
+  const server = await startServer({ program, environment: { ...environment, DRAIN: '3' } })
+  const workers = await bothServe(server)
+  const slow = Array.from({ length: 10 }, () => ask(server, '/slow?ms=3000'))
+  await sleep(1_500)
   for (const pid of [...workers, server.pid]) process.kill(pid, 'SIGTERM')
   for (const pid of await Promise.all(slow)) expect(workers).toContain(Number(pid))
   expect(await server.ended).toEqual({ code: 0, signal: null })
+})
+
+it('stops while its workers are still starting', async () => {
+  const server = await startServer({
+    program,
+    environment: { ...environment, START_MS: '60000' },
+    waitUntilReady: false,
+  })
+  await sleep(3_000)
+  const stoppedAt = performance.now()
+  expect(await server.stop('SIGTERM')).toEqual({ code: 0, signal: null })
+  expect(performance.now() - stoppedAt).toBeLessThan(8_000)
 })
