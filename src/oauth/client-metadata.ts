@@ -5,6 +5,7 @@
 import { randomBytes } from 'node:crypto'
 import type { AdapterPayload } from 'oidc-provider'
 import type { ClientEntry } from './client-directory.ts'
+import { deviceGrant } from './client-rules.ts'
 
 /** Never handed to anyone; random for each process, so that a comparison that is not ours fails closed. */
 const unmatchableSecret = randomBytes(32).toString('base64url')
@@ -13,14 +14,16 @@ export function isPublicClient({ row }: ClientEntry): boolean {
   return row.token_endpoint_auth_method === 'none'
 }
 
-export function clientMetadata({ row }: ClientEntry): AdapterPayload {
+/** @param options.deviceFlow whether that grant is switched on: the provider refuses a client with a grant it does not know */
+export function clientMetadata({ row }: ClientEntry, options: { readonly deviceFlow: boolean }): AdapterPayload {
+  const grantTypes = row.grant_types.filter((grant) => grant !== deviceGrant || options.deviceFlow)
   const usesCodes = row.grant_types.includes('authorization_code')
   return {
     client_id: row.id,
     client_name: row.name,
     application_type: row.application_type,
     token_endpoint_auth_method: row.token_endpoint_auth_method,
-    grant_types: row.grant_types,
+    grant_types: grantTypes,
     response_types: usesCodes ? ['code'] : [],
     redirect_uris: row.redirect_uris,
     post_logout_redirect_uris: row.post_logout_redirect_uris,

@@ -18,6 +18,7 @@ import { findTokenTransaction, requestDb } from './token-transaction.ts'
 export interface StoreSettings {
   readonly refreshReplayPublicSeconds: number
   readonly refreshReplayConfidentialSeconds: number
+  readonly deviceFlow: boolean
 }
 
 export interface Store {
@@ -188,7 +189,7 @@ export function openStore({ db, directory, secretRing, settings }: StoreParts): 
     if (id.includes('\0')) return undefined
     const entry = await directory.findClient(id)
     // A disabled client is an unknown one, at every endpoint.
-    return entry === undefined || entry.row.status !== 'active' ? undefined : clientMetadata(entry)
+    return entry === undefined || entry.row.status !== 'active' ? undefined : clientMetadata(entry, settings)
   }
 
   async function replayWindow(clientId: string, isSenderConstrained: boolean): Promise<number> {
