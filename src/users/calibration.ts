@@ -38,8 +38,12 @@ const cheapest: WorkFactor = { memoryKib: 19_456, timeCost: 2, parallelism: 1 }
  * Measures work factors of the default memory with more and more passes until one takes longer than the target, then
  * halves the gap. It only ever compares whole measurements: a slope drawn from two of them is noise on a busy machine,
  * and can send the search up without end.
+ * @param measureHash makes one hash and says how long it took, in milliseconds
  */
-export async function calibrate({ targetMs, maxSeconds = 20 }: CalibrationSettings): Promise<Calibration> {
+export async function calibrate(
+  { targetMs, maxSeconds = 20 }: CalibrationSettings,
+  measureHash: (workFactor: WorkFactor) => Promise<number> = measureOnce,
+): Promise<Calibration> {
   const deadline = performance.now() + maxSeconds * 1_000
   const rows: CalibrationRow[] = []
   let endedEarly = false
@@ -49,7 +53,7 @@ export async function calibrate({ targetMs, maxSeconds = 20 }: CalibrationSettin
     const times: number[] = []
     while (times.length < measurements) {
       if (performance.now() >= deadline && rows.length > 0) break
-      times.push(await measureOnce(workFactor))
+      times.push(await measureHash(workFactor))
     }
     if (times.length < measurements && rows.length > 0) {
       endedEarly = true

@@ -9,7 +9,7 @@ const limits = {
   accountFailuresBurst: 3,
   accountFailuresPerHour: 60,
   networkFailuresBurst: 5,
-  networkFailuresPerHour: 3_600,
+  networkFailuresPerHour: 60,
 }
 const device = { id: 'device-of-alice', userId: 'usr_alice' }
 const open = (db: Db, key = randomBytes(32)): Throttle => openThrottle({ db, key, config: limits })
