@@ -7,7 +7,7 @@ export default defineConfig({
     exclude: ['test/**/*.long.test.ts', '**/node_modules/**'],
     globalSetup: ['test/support/global-setup.ts'],
     reporters: ['default', './test/support/reporter.ts'],
-    testTimeout: 30_000,
+    testTimeout: 60_000,
     hookTimeout: 120_000,
     maxWorkers: 2,
   },

@@ -1,8 +1,11 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { describe, expect, it } from 'vitest'
+import { describe, expect, it, vi } from 'vitest'
 import { createDatabase, hasPostgres, type DatabaseLocation } from '../support/databases.ts'
 import { startServer, type ServerProcess } from '../support/server-process.ts'
+
+// A whole server is started more than once in most of these.
+vi.setConfig({ testTimeout: 120_000 })
 
 interface Demo {
   readonly clients: {
