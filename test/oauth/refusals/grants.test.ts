@@ -29,6 +29,8 @@ for (const engine of ['pglite', 'postgres'] satisfies Engine[]) {
     let provider: TestProvider
     let rp: RegisteredClient
     let other: RegisteredClient
+    /** signed in from the first code on */
+    const signedIn = new UserAgent()
     beforeAll(async () => {
       provider = await openProvider(engine)
       rp = await registerClient(provider)
@@ -97,7 +99,7 @@ for (const engine of ['pglite', 'postgres'] satisfies Engine[]) {
       ]
       for (const [how, error, attempt] of attempts) {
         it(`${how}: ${error}, and it is still good for its owner`, async () => {
-          const answered = await authorize(provider, rp, { parameters: models() })
+          const answered = await authorize(provider, rp, { agent: signedIn, parameters: models() })
           expectRefused(await attempt(answered), error, error === 'invalid_client' ? 401 : 400)
           const { status, body } = await exchange(provider, rp, answered)
           expect(status, JSON.stringify(body)).toBe(200)
