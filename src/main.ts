@@ -17,6 +17,7 @@ import {
   type CommandIo,
 } from './commands/command.ts'
 import { callServer } from './commands/control-socket.ts'
+import { addPolicy } from './commands/policy.ts'
 import { runCommand } from './commands/program.ts'
 import { readConfig, type Config } from './config.ts'
 import { openDatabase, type Database } from './database/database.ts'
@@ -54,7 +55,7 @@ export async function main(argv: readonly string[]): Promise<number> {
       }
     },
   }
-  return runCommand(argv, context, [addServe])
+  return runCommand(argv, context, [addServe, addPolicy])
 }
 
 /** Loaded when it is asked for, since it brings the whole server: other commands start in half the time without it. */

@@ -89,7 +89,7 @@ export function printTable(io: CommandIo, heading: readonly string[], rows: read
 }
 
 /** Names come from outside: none may move the cursor or colour the terminal. */
-function printable(cell: string | undefined): string {
+export function printable(cell: string | undefined): string {
   return (cell ?? '').replaceAll(/\p{C}/gu, '�')
 }
 
