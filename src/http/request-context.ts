@@ -4,7 +4,7 @@
  * header behind for others to believe: behind it they say what was verified here, and what the issuer's URL says.
  */
 import { AsyncLocalStorage } from 'node:async_hooks'
-import { randomBytes, randomUUID } from 'node:crypto'
+import { randomUUID } from 'node:crypto'
 import type { IncomingMessage } from 'node:http'
 import { BlockList, isIP } from 'node:net'
 import type { Context, Middleware, ParameterizedContext } from 'koa'
@@ -95,16 +95,21 @@ function describeRequest(req: IncomingMessage, trustProxy: BlockList): RequestCo
     ? findClientAddress(peer, req.headers['x-forwarded-for'], trustProxy)
     : peer
   const trace = readTraceparent(req.headers['traceparent'])
-  const traceId = trace?.traceId ?? randomBytes(16).toString('hex')
+  const traceId = trace?.traceId ?? randomUUID().replaceAll('-', '')
   return {
     requestId: readRequestId(req.headers['x-request-id']) ?? randomUUID(),
     traceId,
-    traceparent: `00-${traceId}-${randomBytes(8).toString('hex')}-${trace?.flags ?? '00'}`,
+    traceparent: `00-${traceId}-${randomSpanId()}-${trace?.flags ?? '00'}`,
     tracestate: trace === undefined ? undefined : readTracestate(req.headers['tracestate']),
     clientAddress,
     network: networkOf(clientAddress),
     startedAt: performance.now(),
   }
+}
+
+/** 16 hexadecimal digits, never all zero: the end of a UUID, which Node makes from randomness that it holds ready. */
+function randomSpanId(): string {
+  return randomUUID().slice(19).replace('-', '')
 }
 
 function readRequestId(value: string | string[] | undefined): string | undefined {

@@ -19,7 +19,7 @@ import type { KeyRing } from '../signing/key-ring.ts'
 import type { SecretRing } from '../signing/secret-ring.ts'
 import { findUserAccount } from './account.ts'
 import { accessTokenClaims, checkTokenSize } from './claims.ts'
-import { openClientDirectory, type ClientDirectory } from './client-directory.ts'
+import { openClientDirectory, type ClientDirectory, type ClientEntry } from './client-directory.ts'
 import { clientSecretMatches } from './clients.ts'
 import { endpoints } from './endpoints.ts'
 import { loadGrant } from './grants.ts'
@@ -144,8 +144,9 @@ function setCaching(ctx: Context, maxAgeSeconds: number): void {
  * whose hash it has added: its form may go where it leads, and to where that redirects.
  */
 function allowFormPost(ctx: KoaContextWithOIDC): void {
+  if (typeof ctx.body !== 'string') return
   const policy = ctx.response.get('Content-Security-Policy')
-  const action = /<form method="post" action="([^"]+)">/.exec(typeof ctx.body === 'string' ? ctx.body : '')?.[1]
+  const action = /<form method="post" action="([^"]+)">/.exec(ctx.body)?.[1]
   if (!policy.includes("script-src 'sha256-") || action === undefined) return
   const next = ctx.oidc.params?.['post_logout_redirect_uri']
   const targets = [action, ...(typeof next === 'string' ? [next] : [])].map(formActionOf)
@@ -344,6 +345,7 @@ function adjust(provider: Provider, directory: ClientDirectory, store: Store): v
     const client = await directory.findClient(this.clientId)
     return client !== undefined && clientSecretMatches(client.secrets, candidate, new Date())
   }
+  keepClients(provider, store)
   // Every session has one `sid`, the same in ID, access and logout tokens of all clients.
   provider.Client.prototype.includeSid = () => true
   provider.Session.prototype.ensureClientContainer = function ensureClientContainer(clientId: string) {
@@ -377,6 +379,26 @@ function adjust(provider: Provider, directory: ClientDirectory, store: Store): v
   provider.on('revocation.error', remember)
   provider.on('pushed_authorization_request.error', remember)
   provider.on('end_session.error', remember)
+}
+
+/**
+ * The provider would hash a client's metadata for every request, and validate it anew where more than a hundred clients
+ * take turns. An entry of the directory is another one as soon as its row changes, so what was made of it is kept.
+ */
+function keepClients({ Client }: Provider, store: Store): void {
+  const make = Client.find.bind(Client)
+  const made = new WeakMap<ClientEntry, Promise<Awaited<ReturnType<typeof make>>>>()
+  Client.find = async function find(id: string) {
+    const entry = typeof id === 'string' ? await store.findActiveClient(id) : undefined
+    if (entry === undefined) return undefined
+    const known = made.get(entry)
+    if (known !== undefined) return known
+    const client = make(id)
+    made.set(entry, client)
+    // A failure says something about this moment, not about the client.
+    client.catch(() => made.delete(entry))
+    return client
+  }
 }
 
 /** The provider hands over a form; our page makes its own from the two things in it. */

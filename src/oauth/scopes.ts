@@ -101,15 +101,13 @@ function askForAllWhenNoneIsNamed(ctx: KoaContextWithOIDC, mayAsk: ReadonlySet<s
 }
 
 function refuseBeyondClient(ctx: KoaContextWithOIDC, client: ClientEntry): void {
-  const resource = ctx.oidc.params?.['resource']
-  const resources = Array.isArray(resource) ? resource : [resource]
-  const mayAsk = new Set(
-    resources.flatMap((r) => (typeof r === 'string' ? [...(client.permissions.get(r) ?? [])] : [])),
-  )
   const grantType = ctx.oidc.params?.['grant_type']
   if (grantType === 'refresh_token' || grantType === 'authorization_code') return
+  const resources = [ctx.oidc.params?.['resource']].flat()
+  const mayAsk = (scope: string) =>
+    resources.some((resource) => typeof resource === 'string' && client.permissions.get(resource)?.has(scope) === true)
   // A machine is nobody about whom there were anything to know: OpenID Connect's scopes are beyond it too.
   const asked = grantType === 'client_credentials' ? [...ctx.oidc.requestParamScopes] : askedOfResources(ctx)
-  const [beyond] = asked.filter((scope) => scope !== '' && !mayAsk.has(scope))
+  const beyond = asked.find((scope) => scope !== '' && !mayAsk(scope))
   if (beyond !== undefined) throw new errors.InvalidScope('this client may not ask for this scope', beyond)
 }

@@ -11,7 +11,7 @@ import type { Actor } from '../audit/audit.ts'
 import type { Db } from '../database/database.ts'
 import type { SecretRing } from '../signing/secret-ring.ts'
 import { clientMetadata, isPublicClient } from './client-metadata.ts'
-import type { ClientDirectory } from './client-directory.ts'
+import type { ClientDirectory, ClientEntry } from './client-directory.ts'
 import { revokeFamily } from './families.ts'
 import { findTokenTransaction, requestDb } from './token-transaction.ts'
 
@@ -23,6 +23,8 @@ export interface StoreSettings {
 
 export interface Store {
   readonly adapter: new (kind: string) => Adapter
+  /** A client that may ask for something; a disabled one is an unknown one, at every endpoint. */
+  findActiveClient(id: string): Promise<ClientEntry | undefined>
   /** One INSERT decides whether a proof or assertion was seen before (RFC 7523 §3, RFC 9449 §11.1). */
   isFirstUse(issuer: string, jti: string, expiresAtSeconds: number): Promise<boolean>
 }
@@ -184,12 +186,16 @@ export function openStore({ db, directory, secretRing, settings }: StoreParts): 
     }
   }
 
-  async function findClientMetadata(id: string): Promise<AdapterPayload | undefined> {
+  async function findActiveClient(id: string): Promise<ClientEntry | undefined> {
     // PostgreSQL's text cannot hold it, so nobody has such a name.
     if (id.includes('\0')) return undefined
     const entry = await directory.findClient(id)
-    // A disabled client is an unknown one, at every endpoint.
-    return entry === undefined || entry.row.status !== 'active' ? undefined : clientMetadata(entry, settings)
+    return entry?.row.status === 'active' ? entry : undefined
+  }
+
+  async function findClientMetadata(id: string): Promise<AdapterPayload | undefined> {
+    const entry = await findActiveClient(id)
+    return entry === undefined ? undefined : clientMetadata(entry, settings)
   }
 
   async function replayWindow(clientId: string, isSenderConstrained: boolean): Promise<number> {
@@ -216,6 +222,7 @@ export function openStore({ db, directory, secretRing, settings }: StoreParts): 
 
   return {
     adapter: ArtifactStore,
+    findActiveClient,
     async isFirstUse(issuer, jti, expiresAtSeconds) {
       const id = createHash('sha256')
         .update(JSON.stringify([issuer, jti]))
