@@ -15,6 +15,7 @@ import { ensureDemoData, hasDemoData, type DemoData } from './demo/demo-data.ts'
 import { demoRoutes } from './demo/routes.ts'
 import { accessLog } from './http/access-log.ts'
 import { openAssets } from './http/assets.ts'
+import { errorReference } from './http/error-reference.ts'
 import { health, type Phase } from './http/health.ts'
 import { problemResponse } from './http/problem-response.ts'
 import { requestContext } from './http/request-context.ts'
@@ -33,7 +34,7 @@ import { openKeyEncryption } from './signing/key-encryption.ts'
 import { openKeyRing } from './signing/key-ring.ts'
 import { startRotation } from './signing/rotation.ts'
 import { openSecretRing } from './signing/secret-ring.ts'
-import { measureOnce, openPasswords } from './users/password.ts'
+import { measureOnce, openPasswords, type Passwords } from './users/password.ts'
 import { describeWorkFactor, readWorkFactor, type WorkFactor } from './users/work-factor.ts'
 
 export interface OpenServer {
@@ -76,12 +77,8 @@ export async function openServer({ config, log, phase }: ServerParts): Promise<O
     const secretRing = opened(await openSecretRing({ database, changes, encryption, log }))
     const workFactor = await readWorkFactor(database.db, config)
     const passwords = openPasswords({ config, workFactor, log })
-    changes.on('settings', () => {
-      // `calibrate --store` reaches the running servers.
-      readWorkFactor(database.db, config).then(passwords.useWorkFactor, (error: unknown) =>
-        log.warn({ error }, 'the password work factor could not be read anew'),
-      )
-    })
+    // `calibrate --store` reaches the running servers.
+    changes.on('settings', () => void followWorkFactor(database, config, passwords, log))
     const throttle = openThrottle({ db: database.db, key: secretRing.current('throttle'), config })
     await ensureOwnEntries(database.db, config.issuer)
     const demo = config.isProduction ? undefined : await ensureDemoData(database.db, config, passwords)
@@ -119,8 +116,9 @@ export async function openServer({ config, log, phase }: ServerParts): Promise<O
       requestContext(config),
       accessLog(log),
       securityHeaders(config),
-      health({ phase, ping: (timeoutMs) => database.ping(timeoutMs) }),
       problemResponse({ issuer: config.issuer, log, renderError: (shown) => views.error(shown), methods }),
+      health({ phase, ping: (timeoutMs) => database.ping(timeoutMs) }), //  /health…  /version
+      errorReference((errors) => views.errors({ errors })), //  /docs/errors
       assets.middleware,
       start.routes(), //  /  /demo  /demo/callback
       start.allowedMethods(),
@@ -167,6 +165,14 @@ async function prepareSchema({ db }: Database, config: Config): Promise<void> {
     throw new NotServable(
       'This database holds demo accounts, whose passwords were printed: production needs a database of its own.',
     )
+  }
+}
+
+async function followWorkFactor({ db }: Database, config: Config, passwords: Passwords, log: Logger): Promise<void> {
+  try {
+    passwords.useWorkFactor(await readWorkFactor(db, config))
+  } catch (error) {
+    log.warn({ error }, 'the password work factor could not be read anew')
   }
 }
 

@@ -14,7 +14,7 @@ export function securityHeaders(settings: { readonly isProduction: boolean; read
     'X-Frame-Options': 'DENY',
     // No address of ours holds a secret for long, but some hold one for a while.
     'Referrer-Policy': 'no-referrer',
-    'Cross-Origin-Opener-Policy': 'same-origin',
+    // No Cross-Origin-Opener-Policy: an application may open the sign-in as a window of its own and wait for its answer.
     'Cross-Origin-Resource-Policy': 'same-origin',
     'Permissions-Policy': 'camera=(), geolocation=(), microphone=(), payment=(), usb=()',
     'Cache-Control': 'no-store',

@@ -170,6 +170,16 @@ export interface DeviceConfirmPage {
   readonly device?: { readonly ip?: string; readonly userAgent?: string }
 }
 
+/** The catalogue of errors, where the links in error bodies lead. */
+export interface ErrorsPage {
+  readonly errors: readonly {
+    readonly code: string
+    readonly status: number
+    readonly title: string
+    readonly whatToDo: string
+  }[]
+}
+
 export interface DeviceDonePage {
   readonly clientName?: string
 }
@@ -179,6 +189,7 @@ export interface Views {
   login(page: LoginPage): string
   consent(page: ConsentPage): string
   error(page: ErrorPage): string
+  errors(page: ErrorsPage): string
   signedOut(page: SignedOutPage): string
   logout(page: LogoutPage): string
   applications(page: ApplicationsPage): string
@@ -229,6 +240,7 @@ export function openViews({ viewsDir, issuer, assetUrl }: ViewsSettings): Views 
         notGranted: page.notGranted.map((item) => ({ scope: undefined, ...item })),
       }),
     error: (page) => render('error', { suggestion: undefined, clientUri: undefined, ...page }),
+    errors: (page) => render('errors', page),
     signedOut: (page) => render('signed-out', { clientName: undefined, clientUri: undefined, ...page }),
     logout: (page) => render('logout', { clientName: undefined, ...page }),
     applications: (page) =>

@@ -11,7 +11,7 @@ it('is where the documentation of every error leads', async () => {
   const url = await serveApp(
     requestContext({ trustProxy: new BlockList(), issuer }),
     problemResponse({ issuer, log: openTestLog().log }),
-    errorReference(),
+    errorReference((errors) => errors.map(({ code }) => `<p id="${code}">`).join('')),
     (ctx) => {
       throw new Problem(ctx.path.slice(1) as ProblemCode)
     },

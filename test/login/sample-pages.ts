@@ -162,6 +162,12 @@ export const samplePages: Readonly<Record<string, (views: Views) => string>> = {
       suggestion: hostile,
       clientUri: 'javascript:alert(1)',
     }),
+  errors: (views) =>
+    views.errors({
+      errors: [
+        { code: 'CONFLICT', status: 409, title: 'The request conflicts', whatToDo: 'Read the state, then decide.' },
+      ],
+    }),
   'signed out': (views) => views.signedOut({}),
   'signed out of one': (views) =>
     views.signedOut({ clientName: 'Experiment Tracker', clientUri: 'https://tracker.example' }),
