@@ -18,7 +18,8 @@ describe('commands of the documentation', () => {
     folder = join(inject('temporaryFolder'), 'documentation')
     mkdirSync(join(folder, 'data'), { recursive: true, mode: 0o700 })
     mkdirSync(join(folder, 'keys'), { mode: 0o700 })
-    for (const name of ['node_modules', 'package.json', 'src']) symlinkSync(join(root, name), join(folder, name))
+    for (const name of ['examples', 'node_modules', 'package.json', 'src'])
+      symlinkSync(join(root, name), join(folder, name))
     await startServer({
       environment: { LATCHKEY_DATA_DIR: join(folder, 'data'), LATCHKEY_KEYS_DIR: join(folder, 'keys') },
     })
@@ -50,6 +51,7 @@ describe('commands of the documentation', () => {
     expect(printed).toMatch(/^client_secret {2}lk_secret_/m)
     expect(printed).toMatch(/^member$/m)
     expect(printed).toMatch(/ current /)
+    expect(printed).toContain('2 of 2 tests passed')
   }, 180_000)
 
   it('docs/concepts.md: the whole flow, to the successor of a refresh token and the end of its family', async () => {
