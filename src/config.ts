@@ -403,7 +403,8 @@ function complete(parsed: Parsed, problems: string[]): Config {
     problems.push(...missing.map(([, name, what]) => `${name} is required in production: ${what}`))
   }
   const issuer = parsed.issuer ?? `http://localhost:${parsed.port}`
-  const issuerProblem = checkIssuer(issuer, isProduction)
+  // One that was made from a bad PORT is no second mistake.
+  const issuerProblem = parsed.issuer === undefined ? undefined : checkIssuer(parsed.issuer, isProduction)
   if (issuerProblem !== undefined) problems.push(`LATCHKEY_ISSUER ${issuerProblem}, not '${issuer}'`)
   if (parsed.workers > 1 && parsed.databaseUrl === undefined) {
     problems.push(
