@@ -4,6 +4,7 @@ import {
   assignRole,
   createRole,
   deleteRole,
+  findRolesOf,
   getRole,
   grantPermission,
   listRoles,
@@ -122,14 +123,17 @@ export function addRoles(program: Command, { io, actor, withDatabase }: CommandC
       .description(about)
       .argument('<role>')
       .argument('<user>', 'an id or an email address')
-      .action(async (role: string, name: string) => {
-        const isChanged = await withDatabase(({ db }) =>
+      .option('--json', 'print JSON')
+      .action(async (role: string, name: string, { json }: { json?: true }) => {
+        const { isChanged, after } = await withDatabase(({ db }) =>
           db.transaction().execute(async (trx) => {
-            const user = await findUserByName(trx, name)
-            return change(trx, actor, { user_id: user.id, role })
+            const { id, email } = await findUserByName(trx, name)
+            const isChanged = await change(trx, actor, { user_id: id, role })
+            return { isChanged, after: { id, email, roles: await findRolesOf(trx, id) } }
           }),
         )
         io.err(`${name} ${isChanged ? done : none} the role ${role}.`)
+        if (json) printJson(io, after)
       })
   }
 }

@@ -245,7 +245,7 @@ eachDatabase((open) => {
         permissions: [{ permission: 'models:read' }, { permission: 'models:write' }],
       })
       await latchkey(database, ['users', 'create', 'a@example.com'])
-      expect(await latchkey(database, ['roles', 'assign', 'editor', 'a@example.com'])).toMatchObject({ exitCode: 0 })
+      expect(await json(database, ['roles', 'assign', 'editor', 'a@example.com'])).toMatchObject({ roles: ['editor'] })
       expect((await latchkey(database, ['roles', 'list'])).out).toMatch(/editor +1 +models:read@/)
 
       await json(database, ['resources', 'update', api, '--permission', 'models:read=Read models'])
@@ -253,7 +253,7 @@ eachDatabase((open) => {
       expect(await json(database, ['roles', 'revoke', 'editor', `models:read@${api}`])).toMatchObject({
         permissions: [],
       })
-      expect(await latchkey(database, ['roles', 'unassign', 'editor', 'a@example.com'])).toMatchObject({ exitCode: 0 })
+      expect(await json(database, ['roles', 'unassign', 'editor', 'a@example.com'])).toMatchObject({ roles: [] })
       expect(await latchkey(database, ['roles', 'delete', 'editor', '--yes'])).toMatchObject({ exitCode: 0 })
       expect(await latchkey(database, ['resources', 'delete', api, '--yes'])).toMatchObject({ exitCode: 0 })
       expect(await json(database, ['roles', 'list'])).toEqual([])
