@@ -90,7 +90,7 @@ export class AccessTokenVerifier {
     const digest = hash('sha256', token, 'base64')
     const now = this.#now()
     const known = this.#recall(digest)
-    if (known === undefined || known.key.withdrawn || !known.issuer.isUsable(now)) {
+    if (known === undefined || known.key.withdrawn || !known.issuer.vouches(now)) {
       this.cacheMisses += 1
       return this.#meet(token, digest, now)
     }

@@ -120,7 +120,19 @@ export class Issuer {
     if (this.#loadedAt === 0) void this.#refresh()
   }
 
-  /** Whether the keys may still be relied on, for tokens that one of them has verified before. */
+  /**
+   * Whether a token that one of the keys verified before is good without another look at its key. Sees to it that keys
+   * are refreshed even where nothing but remembered tokens comes: else a withdrawn key would live as long as they do.
+   */
+  vouches(now: number): boolean {
+    if (now < this.#refreshAt && now >= this.#loadedAt) return true
+    // As for a new token: keys that ran out are waited for, unless an outage is known.
+    if (!this.isUsable(now) || (now >= this.#expiresAt && this.#failures === 0)) return false
+    void this.#refresh()
+    return true
+  }
+
+  /** Whether the keys may still be relied on. */
   isUsable(now: number): boolean {
     return now < this.#expiresAt + this.#caching.staleIfErrorSeconds * 1000
   }

@@ -215,6 +215,39 @@ describe('keys in good times', () => {
     expect(await status(guard, credential)).toBe(401)
   })
 
+  it('that were withdrawn are found out where nothing but remembered tokens comes', async () => {
+    const guard = guardOf({}, { cacheEntries: 100 })
+    const credential = oldToken()
+    expect(await status(guard, credential)).toBe(200)
+    server.keys = [second]
+    // Refreshed ahead of need, beside the requests; the life is that of the default, ten minutes.
+    clock = 590
+    expect(await status(guard, credential)).toBe(200)
+    await expect.poll(() => status(guard, credential)).toBe(401)
+  })
+
+  it('that were withdrawn while nobody asked are not believed for a remembered token either', async () => {
+    const guard = guardOf({}, { cacheEntries: 100 })
+    const credential = oldToken()
+    expect(await status(guard, credential)).toBe(200)
+    server.keys = [second]
+    clock = 10_000
+    expect(await status(guard, credential)).toBe(401)
+  })
+
+  it('that are stale serve remembered tokens during an outage, with one fetch at a time', async () => {
+    const guard = guardOf({}, { cacheEntries: 100 })
+    const credential = oldToken()
+    expect(await status(guard, credential)).toBe(200)
+    server.behaviour = 'error'
+    clock = 10_000
+    expect(await status(guard, credential)).toBe(200)
+    const { jwksRequests } = server
+    for (let request = 0; request < 20; request += 1) expect(await status(guard, credential)).toBe(200)
+    expect(server.jwksRequests).toBe(jwksRequests)
+    expect(guard.metrics().cacheHits).toBeGreaterThanOrEqual(20)
+  })
+
   it('are passed over when they are not for signatures, too weak, private or not understood', async () => {
     const weak = generateKeyPairSync('rsa', { modulusLength: 1024 })
     const unusable = [
