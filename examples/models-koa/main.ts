@@ -16,14 +16,7 @@ const demoFile = z.looseObject({
 })
 
 const path = process.env['LATCHKEY_DEMO_FILE'] ?? 'data/demo.json'
-let text: string
-try {
-  text = readFileSync(path, 'utf8')
-} catch (error) {
-  console.error(`${path} cannot be read. Start the provider first: npm start`, error)
-  process.exit(1)
-}
-const demo = demoFile.parse(JSON.parse(text))
+const demo = readDemoFile()
 
 const guard = createGuard({
   issuer: demo.issuer,
@@ -34,16 +27,16 @@ const guard = createGuard({
 
 const models = await openModels()
 const { client_id: serviceId, client_secret: serviceSecret } = demo.clients.service
-const hidden = await models.create('somebody-else', 'A private model of somebody else', false)
-await models.create('somebody-else', 'A public model of somebody else', true)
-const shared = await models.create('somebody-else', 'A model that was shared with you', false)
-for (const owner of [demo.user.id, serviceId]) {
+const hidden = await models.create('user:somebody-else', 'A private model of somebody else', false)
+await models.create('user:somebody-else', 'A public model of somebody else', true)
+const shared = await models.create('user:somebody-else', 'A model that was shared with you', false)
+for (const owner of [`user:${demo.user.id}`, `client:${serviceId}`]) {
   await models.share(shared.id, owner, ['read'])
   await models.create(owner, 'A model of your own', false)
 }
 
-const address = new URL(demo.resource).origin
 const port = Number(process.env['PORT'] ?? (new URL(demo.resource).port || 3001))
+const address = `http://localhost:${port}`
 const server = createModelsService(guard, models).listen(port, '127.0.0.1', () => {
   console.log(`The models service listens at ${address}, and trusts ${demo.issuer}. Try it in another terminal:
 
@@ -67,8 +60,27 @@ const server = createModelsService(guard, models).listen(port, '127.0.0.1', () =
 `)
 })
 
+server.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code !== 'EADDRINUSE') throw error
+  stop(`Port ${port} is taken: end what listens there, or choose another one: PORT=3011 npm run example`)
+})
+
 for (const signal of ['SIGINT', 'SIGTERM'] as const) {
   process.once(signal, () => {
     server.close(() => void Promise.all([models.close(), guard.close()]))
   })
+}
+
+function readDemoFile(): z.infer<typeof demoFile> {
+  try {
+    return demoFile.parse(JSON.parse(readFileSync(path, 'utf8')))
+  } catch (error) {
+    const why = error instanceof Error ? error.message : String(error)
+    return stop(`${path} cannot be read. Start the provider first: npm start (${why})`)
+  }
+}
+
+function stop(message: string): never {
+  console.error(message)
+  process.exit(1)
 }

@@ -4,7 +4,7 @@
  */
 import { bodyParser } from '@koa/bodyparser'
 import { Router } from '@koa/router'
-import type { Guard, Resource } from '@latchkey/guard'
+import type { Auth, Guard, Resource } from '@latchkey/guard'
 import {
   authenticate,
   authOf,
@@ -22,8 +22,12 @@ import type { Models } from './models.ts'
 
 const newModel = z.strictObject({ name: z.string().min(1).max(255), is_public: z.boolean().default(false) })
 const changedModel = z.strictObject({ name: z.string().min(1).max(255).optional(), is_public: z.boolean().optional() })
+const party = z.string().regex(/^(user|client):.{1,255}$/)
 const share = z.strictObject({ permissions: z.array(z.enum(['read', 'write'])).max(2) })
-const transfer = z.strictObject({ to: z.string().min(1).max(255) })
+const transfer = z.strictObject({ to: party })
+
+/** `user:alice`, `client:batch`: as the policies name who owns a model. */
+const nameOf = ({ subject }: Auth): string => `${subject.type}:${subject.id}`
 
 export function createModelsService(guard: Guard, models: Models): Koa {
   const load = (ctx: KoaContext & { params: Record<string, string> }): Promise<Resource | undefined> =>
@@ -38,7 +42,7 @@ export function createModelsService(guard: Guard, models: Models): Koa {
 
   router.post('/models', requireScopes('models:write'), async (ctx) => {
     const { name, is_public: isPublic } = newModel.parse(ctx.request.body)
-    const model = await models.create(authOf(ctx).subject.id, name, isPublic)
+    const model = await models.create(nameOf(authOf(ctx)), name, isPublic)
     ctx.status = 201
     ctx.set('Location', `/models/${model.id}`)
     ctx.body = model
@@ -64,7 +68,7 @@ export function createModelsService(guard: Guard, models: Models): Koa {
 
   router.put('/models/:id/shares/:user', requireScopes('models:share'), authorize('share', load), async (ctx) => {
     const { permissions } = share.parse(ctx.request.body)
-    await models.share(idOf(ctx), ctx.params['user'] ?? '', permissions)
+    await models.share(idOf(ctx), party.parse(ctx.params['user']), permissions)
     ctx.status = 204
   })
 

@@ -61,7 +61,7 @@ describe('the models service', () => {
       ['POST', '/models'],
       ['PATCH', '/models/x'],
       ['DELETE', '/models/x'],
-      ['PUT', '/models/x/shares/bob'],
+      ['PUT', '/models/x/shares/user:bob'],
       ['POST', '/models/x/transfer'],
     ] as const) {
       expect(await call(reader, method, path, {}), `${method} ${path}`).toMatchObject([403, {}])
@@ -72,26 +72,30 @@ describe('the models service', () => {
   it('refuses what it cannot read', async () => {
     const alice = await tokenOf('alice')
     expect((await call(alice, 'POST', '/models', {}))[0]).toBe(400)
-    expect((await call(alice, 'POST', '/models', { name: 'x', owner_id: 'bob' }))[0]).toBe(400)
+    expect((await call(alice, 'POST', '/models', { name: 'x', owner_id: 'user:bob' }))[0]).toBe(400)
+    const id = await create(alice, 'x')
+    expect((await call(alice, 'PUT', `/models/${id}/shares/bob`, { permissions: ['read'] }))[0]).toBe(400)
+    expect((await call(alice, 'POST', `/models/${id}/transfer`, { to: 'bob' }))[0]).toBe(400)
+    await call(alice, 'DELETE', `/models/${id}`)
   })
 
   it('keeps a model private until its owner shares it, and then to that extent', async () => {
     const [alice, bob] = [await tokenOf('alice'), await tokenOf('bob')]
     const id = await create(alice, 'private')
     expect((await call(bob, 'GET', `/models/${id}`))[0]).toBe(403)
-    expect((await call(bob, 'PUT', `/models/${id}/shares/bob`, { permissions: ['read'] }))[0]).toBe(403)
+    expect((await call(bob, 'PUT', `/models/${id}/shares/user:bob`, { permissions: ['read'] }))[0]).toBe(403)
 
-    expect((await call(alice, 'PUT', `/models/${id}/shares/bob`, { permissions: ['read'] }))[0]).toBe(204)
+    expect((await call(alice, 'PUT', `/models/${id}/shares/user:bob`, { permissions: ['read'] }))[0]).toBe(204)
     expect((await call(bob, 'GET', `/models/${id}`))[0]).toBe(200)
     expect((await call(bob, 'PATCH', `/models/${id}`, { name: 'mine' }))[0]).toBe(403)
 
-    await call(alice, 'PUT', `/models/${id}/shares/bob`, { permissions: ['read', 'write'] })
+    await call(alice, 'PUT', `/models/${id}/shares/user:bob`, { permissions: ['read', 'write'] })
     expect((await call(bob, 'PATCH', `/models/${id}`, { name: 'renamed' }))[0]).toBe(200)
     // Who writes does not decide who sees.
     expect((await call(bob, 'PATCH', `/models/${id}`, { is_public: true }))[0]).toBe(403)
     expect((await call(bob, 'DELETE', `/models/${id}`))[0]).toBe(403)
 
-    await call(alice, 'PUT', `/models/${id}/shares/bob`, { permissions: [] })
+    await call(alice, 'PUT', `/models/${id}/shares/user:bob`, { permissions: [] })
     expect((await call(bob, 'GET', `/models/${id}`))[0]).toBe(403)
     expect((await call(alice, 'DELETE', `/models/${id}`))[0]).toBe(204)
     expect((await call(alice, 'GET', `/models/${id}`))[0]).toBe(404)
@@ -103,7 +107,7 @@ describe('the models service', () => {
     await create(carol, 'c2 public', true)
     const shared = await create(carol, 'c3 shared')
     await create(dave, 'd1 private')
-    await call(carol, 'PUT', `/models/${shared}/shares/dave`, { permissions: ['read'] })
+    await call(carol, 'PUT', `/models/${shared}/shares/user:dave`, { permissions: ['read'] })
     expect(await names(dave)).toEqual(['c2 public', 'c3 shared', 'd1 private'])
     expect(events.at(-1)).toMatchObject({ kind: 'filter', action: 'read', resourceType: 'model', outcome: 'condition' })
     expect(await names(carol)).toEqual(['c1 private', 'c2 public', 'c3 shared'])
@@ -120,10 +124,10 @@ describe('the models service', () => {
   it('gives a model away for good, and says so in the audit', async () => {
     const [erin, frank] = [await tokenOf('erin'), await tokenOf('frank')]
     const id = await create(erin, 'gift')
-    expect((await call(frank, 'POST', `/models/${id}/transfer`, { to: 'frank' }))[0]).toBe(403)
-    expect(await call(erin, 'POST', `/models/${id}/transfer`, { to: 'frank' })).toMatchObject([
+    expect((await call(frank, 'POST', `/models/${id}/transfer`, { to: 'user:frank' }))[0]).toBe(403)
+    expect(await call(erin, 'POST', `/models/${id}/transfer`, { to: 'user:frank' })).toMatchObject([
       200,
-      { owner_id: 'frank' },
+      { owner_id: 'user:frank' },
     ])
     expect((await call(erin, 'GET', `/models/${id}`))[0]).toBe(403)
     expect((await call(frank, 'GET', `/models/${id}`))[0]).toBe(200)
