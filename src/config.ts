@@ -130,7 +130,8 @@ const settings = {
   }),
   trustProxy: setting({
     name: 'LATCHKEY_TRUST_PROXY',
-    about: 'addresses or CIDR ranges of proxies whose X-Forwarded-For and X-Forwarded-Proto count, separated by commas',
+    about:
+      'addresses or CIDR ranges of proxies whose X-Forwarded-For counts, separated by commas; scheme and host always come from the issuer',
     default: 'none',
     schema: text.optional().transform((v, context) => proxies(v ?? '', context)),
   }),

@@ -138,6 +138,16 @@ export function isWorker(): boolean {
   return cluster.isWorker
 }
 
+/** The first to be started: it speaks where one is enough. */
+export function isFirstWorker(): boolean {
+  return cluster.worker?.id === 1
+}
+
+/** A worker that cannot serve lets go of the primary, which alone would keep its process alive. */
+export function endWorker(): void {
+  if (cluster.isWorker && process.connected) process.disconnect()
+}
+
 /**
  * Runs in a worker that serves: tells the primary that it is ready, and every second that it is not stuck.
  *

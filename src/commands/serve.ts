@@ -12,7 +12,7 @@ import { requestLogFields } from '../http/request-context.ts'
 import { exitOnCrash, listen, stopOnSignals, type Listening } from '../lifecycle.ts'
 import { openLog, type Logger } from '../log.ts'
 import { NotServable, openServer } from '../server.ts'
-import { isWorker, reportToPrimary, superviseWorkers } from '../workers.ts'
+import { endWorker, isFirstWorker, isWorker, reportToPrimary, superviseWorkers } from '../workers.ts'
 import { CommandEnded, CommandFailed, type CommandContext } from './command.ts'
 import { openControlSocket } from './control-socket.ts'
 import { runCommand } from './program.ts'
@@ -25,13 +25,17 @@ export async function serve({ config, io }: CommandContext): Promise<never> {
   const log = openLog({ ...config, fields: requestLogFields })
   exitOnCrash(log)
   if (config.workers > 1 && !isWorker()) throw new CommandEnded(await superviseWorkers({ ...config, log }))
-  const say = config.isProduction || isWorker() ? () => undefined : (text: string) => io.out(text)
+  // One of several workers speaks for all. Where the log is JSON, standard output is for it alone.
+  const isSilent = config.isProduction || (isWorker() && !isFirstWorker())
+  const write = config.logFormat === 'json' ? io.err : io.out
+  const say = isSilent ? () => undefined : (text: string) => write(text)
   const listening = await listen(config)
   say(`Latchkey listens on ${config.issuer}`)
   announceDatabase(config, say)
   const { server, socket } = await open(config, log, listening).catch(async (error: unknown) => {
     // Else the open port would keep the process alive that has nothing to serve.
     await listening.stop({ drainSeconds: 0, stopTimeoutSeconds: 0 })
+    endWorker()
     throw error instanceof NotServable ? new CommandFailed(error.message, { cause: error }) : error
   })
   listening.ready(server.handle)

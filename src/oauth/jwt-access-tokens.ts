@@ -123,6 +123,8 @@ export function openJwtAccessTokens({ db, directory, keyRing, issuer }: JwtAcces
       if (ctx.status !== 400 || answer?.error !== 'unsupported_token_type') return
       const token = ctx.oidc.params?.['token']
       if (typeof token !== 'string') return
+      // What the provider declined is no error of this request.
+      delete ctx.state['errorMessage']
       await (route === 'introspection' ? introspect(ctx, token) : revokeToken(ctx, token))
     },
     async close() {

@@ -35,8 +35,8 @@ const measurements = 3
 const cheapest: WorkFactor = { memoryKib: 19_456, timeCost: 2, parallelism: 1 }
 
 /**
- * Measures work factors of the default memory with more and more passes until one takes longer than the target, then
- * halves the gap. It only ever compares whole measurements: a slope drawn from two of them is noise on a busy machine,
+ * Measures work factors of the default memory, or of less where that is too slow here, with more and more passes until
+ * one takes longer than the target, then halves the gap. It only ever compares whole measurements: a slope drawn from two of them is noise on a busy machine,
  * and can send the search up without end.
  * @param measureHash makes one hash and says how long it took, in milliseconds
  */
@@ -66,25 +66,39 @@ export async function calibrate(
   }
 
   const fits = (row: CalibrationRow | undefined): boolean => row !== undefined && row.msPerHash <= targetMs
-  const withPasses = (timeCost: number): WorkFactor => ({ ...defaultWorkFactor, timeCost })
+
+  /** The dearest that fits of a work factor with as many passes or more; undefined when not even that one does. */
+  async function mostPasses(least: WorkFactor): Promise<CalibrationRow | undefined> {
+    const withPasses = async (timeCost: number): Promise<CalibrationRow | undefined> => {
+      const workFactor = { ...least, timeCost }
+      const known = rows.find((row) => isSame(row.workFactor, workFactor))
+      const row = known ?? (isWithinCeiling(workFactor) ? await measure(workFactor) : undefined)
+      return fits(row) ? row : undefined
+    }
+    let best = await withPasses(least.timeCost)
+    if (best === undefined) return undefined
+    let high = least.timeCost * 2
+    for (let row = await withPasses(high); row !== undefined; row = await withPasses(high)) {
+      best = row
+      high *= 2
+    }
+    while (high - best.workFactor.timeCost > 1 && !endedEarly) {
+      const middle = Math.floor((best.workFactor.timeCost + high) / 2)
+      const row = await withPasses(middle)
+      if (row === undefined) high = middle
+      else best = row
+    }
+    return best
+  }
 
   const floor = await measure(cheapest)
-  let low = 0
-  let high = 1
-  while (isWithinCeiling(withPasses(high)) && fits(await measure(withPasses(high)))) {
-    low = high
-    high *= 2
-  }
-  while (high - low > 1 && !endedEarly) {
-    const middle = Math.floor((low + high) / 2)
-    if (isWithinCeiling(withPasses(middle)) && fits(await measure(withPasses(middle)))) low = middle
-    else high = middle
-  }
-
-  rows.sort((a, b) => work(a.workFactor) - work(b.workFactor))
-  const chosen = low === 0 ? floor : rows.find(({ workFactor }) => work(workFactor) === work(withPasses(low)))
+  // Memory first, as far as the host allows: it is what makes guessing dear on other hardware (RFC 9106 §4).
+  const chosen = (await mostPasses({ ...defaultWorkFactor, timeCost: 1 })) ?? (await mostPasses(cheapest)) ?? floor
   if (chosen === undefined) throw new Error('nothing was measured')
+  rows.sort((a, b) => work(a.workFactor) - work(b.workFactor))
   return { chosen, rows, isWithinTarget: chosen.msPerHash <= targetMs, endedEarly }
 }
 
+const isSame = (a: WorkFactor, b: WorkFactor): boolean =>
+  a.memoryKib === b.memoryKib && a.timeCost === b.timeCost && a.parallelism === b.parallelism
 const work = ({ memoryKib, timeCost }: WorkFactor): number => memoryKib * timeCost
