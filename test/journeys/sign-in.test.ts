@@ -96,6 +96,7 @@ for (const engine of ['pglite', 'postgres'] satisfies Engine[]) {
       })
       expect((await postForm(`${issuer}/revoke`, web, { token })).status).toBe(200)
       expect((await postForm(`${issuer}/introspect`, web, { token })).body).toEqual({ active: false })
+      expect(provider.log()).not.toContain('unsupported_token_type')
     })
   })
 }
