@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, it, vi } from 'vitest'
 import { createDatabase, hasPostgres, type DatabaseLocation } from '../support/databases.ts'
+import { runStatement } from '../support/postgres.ts'
 import { startServer, type ServerProcess } from '../support/server-process.ts'
 
 // A whole server is started more than once in most of these.
@@ -128,6 +129,25 @@ it.runIf(hasPostgres())('two workers serve one port, and one that is killed is r
   expect(answers.map(({ status }) => status)).toEqual(Array.from({ length: 20 }, () => 200))
   await expect.poll(() => ready().length, { timeout: 30_000 }).toBe(3)
   expect(await server.stop('SIGTERM')).toEqual({ code: 0, signal: null })
+})
+
+it.runIf(hasPostgres())('workers that cannot serve end, and say why', async () => {
+  const database = await createDatabase('postgres')
+  await runStatement(database.databaseUrl ?? '', 'DROP SCHEMA public CASCADE')
+  await runStatement(database.databaseUrl ?? '', 'CREATE SCHEMA public')
+  const server = await startServer({
+    database,
+    environment: {
+      ...environment,
+      NODE_ENV: 'production',
+      LATCHKEY_WORKERS: '2',
+      LATCHKEY_ISSUER: 'https://id.example.test',
+      LATCHKEY_KEY_ENCRYPTION_KEY: Buffer.alloc(32, 7).toString('base64'),
+    },
+    waitUntilReady: false,
+  })
+  expect((await server.ended).code).toBe(1)
+  expect(server.stderr()).toContain('run `latchkey migrate` first')
 })
 
 it('workers on the embedded database are refused at once', async () => {

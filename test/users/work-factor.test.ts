@@ -108,6 +108,8 @@ describe('calibration', () => {
   it.each([
     [10, 19_456, 2, false],
     [60, 19_456, 2, true],
+    // Between the floor and one pass over the default memory there is room for more passes over less.
+    [90, 19_456, 3, true],
     [100, 65_536, 1, true],
     [199, 65_536, 1, true],
     [250, 65_536, 2, true],
