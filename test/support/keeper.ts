@@ -31,6 +31,8 @@ export function startKeeper(
   return {
     say: (line) => void child.stdin.write(`${line}\n`),
     async end() {
+      // Else a run with nothing left to do but this would end here, silently and with exit code 0.
+      child.ref()
       child.stdin.end()
       await exited
     },
