@@ -1,0 +1,84 @@
+/** The package `latchkey` as it is published: what is in it, and that it runs. Installing it is the long tests'. */
+import { execFile } from 'node:child_process'
+import { readdirSync, readFileSync } from 'node:fs'
+import { join, resolve } from 'node:path'
+import { promisify } from 'node:util'
+import { beforeAll, describe, expect, it } from 'vitest'
+import { startServer } from '../support/server-process.ts'
+
+const run = promisify(execFile)
+const folder = 'dist/server'
+let files: string[]
+
+beforeAll(async () => {
+  await run(process.execPath, ['scripts/build-server.ts'])
+  const { stdout } = await run('npm', ['pack', resolve(folder), '--dry-run', '--json'])
+  const [packed] = JSON.parse(stdout) as [{ files: { path: string }[] }]
+  files = packed.files.map(({ path }) => path)
+})
+
+const filesOf = (parent: string): string[] =>
+  readdirSync(parent, { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile())
+    .map((entry) => join(entry.parentPath, entry.name))
+
+describe('the published server', () => {
+  it('holds JavaScript, views, migrations and what is to be read, and nothing else', () => {
+    const known = [
+      /^src\/(?!guard\/|client\/)[a-z0-9/-]+\.js$/,
+      /^src\/latchkey\.mjs$/,
+      /^views\//,
+      /^migrations\/\d{4}-[a-z0-9-]+\.sql$/,
+      /^(keys\/)?README\.md$/,
+      /^(CHANGELOG|SECURITY)\.md$/,
+      /^(LICENSE|package\.json)$/,
+    ]
+    expect(files.filter((file) => !known.some((pattern) => pattern.test(file)))).toEqual([])
+  })
+
+  it('holds every source, view and migration there is', () => {
+    const sources = filesOf('src')
+      .filter((path) => path.endsWith('.ts') && !/^src\/(guard|client)\//.test(path))
+      .map((path) => path.replace(/\.ts$/, '.js'))
+    const wanted = [...sources, ...filesOf('views'), ...filesOf('migrations'), 'LICENSE', 'README.md', 'keys/README.md']
+    expect(sources.length).toBeGreaterThan(50)
+    expect(wanted.filter((file) => !files.includes(file))).toEqual([])
+  })
+
+  it('depends on what it imports, at exact versions, and on no tool of ours', () => {
+    const manifest = JSON.parse(readFileSync(`${folder}/package.json`, 'utf8')) as {
+      bin: Record<string, string>
+      dependencies: Record<string, string>
+    }
+    const imported = new Set<string>()
+    for (const file of files.filter((path) => /\.m?js$/.test(path))) {
+      const text = readFileSync(join(folder, file), 'utf8').replaceAll(/\/\*[^]*?\*\/|(?<=^|\s)\/\/.*$/gm, '')
+      for (const [, , from = ''] of text.matchAll(/\b(?:from|import)\s*\(?\s*(['"])([^'"\n]+)\1/g)) {
+        expect(from, file).not.toMatch(/\.ts$/)
+        const [name = ''] = /^(@[^/]+\/)?[^/]+/.exec(from) ?? []
+        if (!from.startsWith('.') && !from.startsWith('node:')) imported.add(name)
+      }
+    }
+    expect([...imported].filter((name) => !Object.hasOwn(manifest.dependencies, name))).toEqual([])
+    expect(manifest.dependencies).toHaveProperty(['@latchkey/guard'])
+    expect(Object.values(manifest.dependencies).filter((version) => !/^\d+\.\d+\.\d+$/.test(version))).toEqual([])
+    expect(manifest).not.toHaveProperty('devDependencies')
+    expect(manifest).not.toHaveProperty('private')
+    expect(files).toContain(manifest.bin['latchkey'])
+  })
+
+  it('serves, and hands out a token', { timeout: 90_000 }, async () => {
+    const server = await startServer({ program: [`${folder}/src/latchkey.mjs`, 'serve'] })
+    const printed = /^ {2}curl -u ([^:]+):(\S+) /m
+    await expect.poll(server.stdout).toMatch(printed)
+    const [, id, secret] = printed.exec(server.stdout()) ?? []
+    const answer = await fetch(`${server.url}/token`, {
+      method: 'POST',
+      headers: { authorization: `Basic ${Buffer.from(`${id}:${secret}`).toString('base64')}` },
+      body: new URLSearchParams({ grant_type: 'client_credentials' }),
+    })
+    expect(await answer.json()).toMatchObject({ token_type: 'Bearer', access_token: expect.stringMatching(/^ey/) })
+    const page = await fetch(`${server.url}/`, { headers: { accept: 'text/html' } })
+    expect([page.status, await page.text()]).toEqual([200, expect.stringContaining('Latchkey')])
+  })
+})
