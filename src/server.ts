@@ -79,7 +79,7 @@ export async function openServer({ config, log, phase }: ServerParts): Promise<O
     const passwords = openPasswords({ config, workFactor, log })
     // `calibrate --store` reaches the running servers.
     changes.on('settings', () => void followWorkFactor(database, config, passwords, log))
-    const throttle = openThrottle({ db: database.db, key: secretRing.current('throttle'), config })
+    const throttle = openThrottle({ db: database.db, key: () => secretRing.current('throttle'), config })
     await ensureOwnEntries(database.db, config.issuer)
     const demo = config.isProduction ? undefined : await ensureDemoData(database.db, config, passwords)
 

@@ -9,10 +9,10 @@
  * or from the same network. The database keeps keyed hashes, not names and addresses.
  */
 import { createHmac } from 'node:crypto'
-import { isIP } from 'node:net'
 import { sql } from 'kysely'
 import type { Config } from '../config.ts'
 import type { Db } from '../database/database.ts'
+import { networkOf, normalizeAddress } from '../http/request-context.ts'
 import { normalizeLogin } from '../users/users.ts'
 import type { KnownDevice } from './known-devices.ts'
 
@@ -48,7 +48,7 @@ export interface Throttle {
 export interface ThrottleSettings {
   readonly db: Db
   /** under which names and addresses are hashed: 32 bytes of the secret for `throttle`; with a new one all buckets are full */
-  readonly key: Uint8Array
+  readonly key: () => Uint8Array
   readonly config: Pick<
     Config,
     'accountFailuresBurst' | 'accountFailuresPerHour' | 'networkFailuresBurst' | 'networkFailuresPerHour'
@@ -69,14 +69,17 @@ export function openThrottle({ db, key, config }: ThrottleSettings): Throttle {
   const network = { burst: config.networkFailuresBurst, perHour: config.networkFailuresPerHour }
 
   function bucket(kind: Bucket['kind'], subject: string, limits: Pick<Bucket, 'burst' | 'perHour'>): Bucket {
-    const hash = createHmac('sha256', key).update(`${kind}:${subject}`).digest('base64url')
+    const hash = createHmac('sha256', key()).update(`${kind}:${subject}`).digest('base64url')
     return { kind, key: `${kind}:${hash}`, ...limits }
   }
 
   function bucketsOf({ login, network: address, device }: Attempt): Bucket[] {
     if (device !== undefined) return [bucket('device', device.id, account)]
     // The network first: one that has to wait must not use up the account's attempts as well.
-    return [bucket('network', networkOf(address), network), bucket('account', normalizeLogin(login), account)]
+    return [
+      bucket('network', networkOf(normalizeAddress(address)), network),
+      bucket('account', normalizeLogin(login), account),
+    ]
   }
 
   return {
@@ -94,31 +97,6 @@ export function openThrottle({ db, key, config }: ThrottleSettings): Throttle {
       }
     },
   }
-}
-
-/**
- * What counts as one network: an IPv4 address, or the /64 that one IPv6 customer has at least; an IPv4 address mapped
- * into IPv6 is the IPv4 address.
- */
-export function networkOf(address: string): string {
-  const bare = address.split('%', 1)[0] ?? ''
-  const family = isIP(bare)
-  if (family === 4) return bare
-  if (family !== 6) return 'unknown'
-  // The URL parser writes IPv6 addresses in one form: hexadecimal, lower case, shortened (WHATWG URL §3.5).
-  const [head = '', tail] = new URL(`http://[${bare}]`).hostname.slice(1, -1).split('::')
-  const before = head === '' ? [] : head.split(':')
-  const after = tail === undefined || tail === '' ? [] : tail.split(':')
-  const zeros = Array.from({ length: 8 - before.length - after.length }, () => '0')
-  const groups = [...before, ...zeros, ...after]
-  if (groups.slice(0, 5).every((group) => group === '0') && groups[5] === 'ffff') {
-    return groups
-      .slice(6)
-      .map((group) => Number.parseInt(group, 16))
-      .flatMap((number) => [number >> 8, number & 0xff])
-      .join('.')
-  }
-  return `${groups.slice(0, 4).join(':')}::/64`
 }
 
 /** What is in a bucket by now; the database's clock counts, since every process has another. */

@@ -38,7 +38,7 @@ function partsOf(db: Db, environment: Record<string, string> = {}): Parts {
     log,
     lines,
     passwords: openPasswords({ config, workFactor: floor, log }),
-    throttle: openThrottle({ db, key: throttleKey, config }),
+    throttle: openThrottle({ db, key: () => throttleKey, config }),
   }
 }
 
