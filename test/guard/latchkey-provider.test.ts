@@ -56,7 +56,7 @@ async function guardedApi(provider: TestProvider, options: Partial<GuardOptions>
     policies,
     audit: (event: AuditEvent) => void (event.kind === 'refusal' && refusals.push(event.reason)),
     ...options,
-  } as GuardOptions)
+  })
   const app = new Koa()
   app.use(authenticate(guard))
   const steps: Record<string, Koa.Middleware> = {

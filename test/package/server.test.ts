@@ -3,8 +3,11 @@ import { execFile } from 'node:child_process'
 import { readdirSync, readFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { promisify } from 'node:util'
+import type { DemoData } from '../../src/demo/demo-data.ts'
 import { beforeAll, describe, expect, it } from 'vitest'
 import { startServer } from '../support/server-process.ts'
+import { makeTemporaryFolder } from '../support/temporary-folder.ts'
+import { postForm } from '../support/user-agent.ts'
 
 const run = promisify(execFile)
 const folder = 'dist/server'
@@ -68,16 +71,12 @@ describe('the published server', () => {
   })
 
   it('serves, and hands out a token', { timeout: 90_000 }, async () => {
-    const server = await startServer({ program: [`${folder}/src/latchkey.mjs`, 'serve'] })
-    const printed = /^ {2}curl -u ([^:]+):(\S+) /m
-    await expect.poll(server.stdout).toMatch(printed)
-    const [, id, secret] = printed.exec(server.stdout()) ?? []
-    const answer = await fetch(`${server.url}/token`, {
-      method: 'POST',
-      headers: { authorization: `Basic ${Buffer.from(`${id}:${secret}`).toString('base64')}` },
-      body: new URLSearchParams({ grant_type: 'client_credentials' }),
-    })
-    expect(await answer.json()).toMatchObject({ token_type: 'Bearer', access_token: expect.stringMatching(/^ey/) })
+    const dataDir = makeTemporaryFolder()
+    const program = [`${folder}/src/latchkey.mjs`, 'serve']
+    const server = await startServer({ program, environment: { LATCHKEY_DATA_DIR: dataDir } })
+    const { clients } = JSON.parse(readFileSync(join(dataDir, 'demo.json'), 'utf8')) as DemoData
+    const { body } = await postForm(`${server.url}/token`, clients.service, { grant_type: 'client_credentials' })
+    expect(body).toMatchObject({ token_type: 'Bearer', access_token: expect.stringMatching(/^ey/) })
     const page = await fetch(`${server.url}/`, { headers: { accept: 'text/html' } })
     expect([page.status, await page.text()]).toEqual([200, expect.stringContaining('Latchkey')])
   })
