@@ -1,0 +1,113 @@
+/**
+ * Latchkey as it runs in production: `latchkey serve` on a PostgreSQL of the measurement's own, clients and resources in
+ * its tables, the access log written to a file.
+ */
+import { randomBytes } from 'node:crypto'
+import { closeSync, mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { pino } from 'pino'
+import { systemActor } from '../../src/audit/audit.ts'
+import { openDatabase } from '../../src/database/database.ts'
+import { migrate } from '../../src/database/migrate.ts'
+import { createClient } from '../../src/oauth/clients.ts'
+import { createResource } from '../../src/oauth/resources.ts'
+import { startPostgres } from '../../test/support/postgres.ts'
+import { findFreePort } from '../../test/support/ports.ts'
+import { startLatchkey, waitUntilReady, type BenchProcess } from './processes.ts'
+
+export const resource = 'https://models.example.com'
+const permissions = ['models:read', 'models:write']
+
+export interface BenchDatabase {
+  readonly url: string
+  readonly folder: string
+  /** the same for all servers on this database */
+  readonly environment: Readonly<Record<string, string>>
+  /** Registers a client that gets tokens for itself. */
+  createMachine(id: string): Promise<{ readonly client_id: string; readonly client_secret: string }>
+  remove(): Promise<void>
+}
+
+/** A PostgreSQL that survives a power loss, as in production, migrated, with one resource. */
+export async function startBenchDatabase(): Promise<BenchDatabase> {
+  const folder = mkdtempSync(join(tmpdir(), 'latchkey-bench-'))
+  const postgres = await startPostgres({ durable: true })
+  const settings = { databaseUrl: postgres.url, dataDir: folder, poolSize: 2 }
+  const database = await openDatabase(
+    { ...settings, connectTimeoutSeconds: 10, statementTimeoutSeconds: 30 },
+    pino({ level: 'silent' }),
+  )
+  await migrate(database.db)
+  await database.db.transaction().execute((trx) =>
+    createResource(trx, systemActor, {
+      id: resource,
+      permissions: permissions.map((permission) => ({ permission, description: '' })),
+    }),
+  )
+  return {
+    url: postgres.url,
+    folder,
+    environment: {
+      DATABASE_URL: postgres.url,
+      LATCHKEY_KEY_ENCRYPTION_KEY: randomBytes(32).toString('base64'),
+      LATCHKEY_DATA_DIR: folder,
+      LATCHKEY_KEYS_DIR: folder,
+      LATCHKEY_DRAIN_SECONDS: '0',
+      HOST: '127.0.0.1',
+    },
+    createMachine: (id) =>
+      database.db.transaction().execute(async (trx) => {
+        const { secret = '' } = await createClient(trx, systemActor, {
+          type: 'machine',
+          id,
+          name: id,
+          default_resource: resource,
+          permissions: permissions.map((permission) => ({ resource, permission })),
+        })
+        return { client_id: id, client_secret: secret }
+      }),
+    async remove() {
+      // What ends the database is not waited for by Node itself, so that a crash leaves nothing behind.
+      const stay = setInterval(() => undefined, 1_000)
+      await database.close()
+      await postgres.remove()
+      rmSync(folder, { recursive: true, force: true })
+      clearInterval(stay)
+    },
+  }
+}
+
+export interface BenchServer {
+  readonly origin: string
+  readonly process: BenchProcess
+}
+
+/** Starts `latchkey serve`, in production unless the environment says otherwise, and waits until it is ready. */
+export async function startLatchkeyServer(
+  database: BenchDatabase,
+  options: { readonly environment?: Readonly<Record<string, string>>; readonly nodeOptions?: readonly string[] } = {},
+): Promise<BenchServer> {
+  const port = await findFreePort()
+  const logFile = join(database.folder, `${port}.log`)
+  const log = openSync(logFile, 'w', 0o600)
+  const server = startLatchkey(['serve'], {
+    output: log,
+    nodeOptions: options.nodeOptions ?? [],
+    environment: {
+      NODE_ENV: 'production',
+      PORT: String(port),
+      LATCHKEY_ISSUER: `http://localhost:${port}`,
+      ...database.environment,
+      ...options.environment,
+    },
+  })
+  closeSync(log)
+  const origin = `http://localhost:${port}`
+  await waitUntilReady(`${origin}/health/ready`, server).catch((error: unknown) => {
+    throw new Error(`Latchkey did not start; its log ends:\n${readFileSync(logFile, 'utf8').slice(-2_000)}`, {
+      cause: error,
+    })
+  })
+  return { origin, process: server }
+}
