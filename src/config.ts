@@ -386,12 +386,16 @@ export function readConfig(environment: Readonly<Record<string, string | undefin
     else problems.push(`${name} ${result.error.issues[0]?.message ?? 'is invalid'}${describeValue(key, values[name])}`)
   }
   if (problems.length > 0 && parsed['nodeEnv'] === undefined) throw new ConfigError(problems)
-  const config = complete(parsed as unknown as Parsed, problems)
+  const config = complete(parsed as unknown as Parsed, environment, problems)
   if (problems.length > 0) throw new ConfigError(problems)
   return Object.freeze(config)
 }
 
-function complete(parsed: Parsed, problems: string[]): Config {
+function complete(
+  parsed: Parsed,
+  environment: Readonly<Record<string, string | undefined>>,
+  problems: string[],
+): Config {
   const isProduction = parsed.nodeEnv === 'production'
   if (isProduction) {
     const missing = (
@@ -414,6 +418,12 @@ function complete(parsed: Parsed, problems: string[]): Config {
   }
   if (parsed.sessionIdleSeconds > parsed.sessionAbsoluteSeconds) {
     problems.push('LATCHKEY_SESSION_IDLE_SECONDS must not exceed LATCHKEY_SESSION_ABSOLUTE_SECONDS')
+  }
+  const threads = Number(environment['UV_THREADPOOL_SIZE'] ?? Number.POSITIVE_INFINITY)
+  if (parsed.hashingConcurrency >= threads) {
+    problems.push(
+      `LATCHKEY_HASHING_CONCURRENCY must be less than UV_THREADPOOL_SIZE (${threads}), or signing tokens waits for passwords`,
+    )
   }
   // A cached JWKS must hold a key before that key signs.
   if (parsed.jwksMaxAgeSeconds >= parsed.keyPublishAheadSeconds) {

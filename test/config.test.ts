@@ -98,3 +98,12 @@ describe('the environment', () => {
     }
   })
 })
+
+describe('password hashing', () => {
+  it('must leave a thread for signing tokens', () => {
+    expect(problemsOf({ UV_THREADPOOL_SIZE: '4', LATCHKEY_HASHING_CONCURRENCY: '4' })).toEqual([
+      expect.stringContaining('LATCHKEY_HASHING_CONCURRENCY must be less than UV_THREADPOOL_SIZE (4)'),
+    ])
+    expect(problemsOf({ UV_THREADPOOL_SIZE: '4', LATCHKEY_HASHING_CONCURRENCY: '3' })).toEqual([])
+  })
+})
