@@ -22,7 +22,7 @@ describe.runIf(hasPostgres())('over two processes on one PostgreSQL', () => {
   let second: TestProvider
   beforeAll(async () => {
     first = await openProvider('postgres')
-    // A second server with a pool, a cache and rings of its own; test/processes has them in processes of their own.
+    // A second server with a pool, a cache and rings of its own; single-use.long.test.ts has them in two processes.
     second = await openProvider('postgres', { besides: first })
   })
   const either = (i: number) => (i % 2 === 0 ? first : second).issuer
