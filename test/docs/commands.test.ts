@@ -51,7 +51,7 @@ describe('commands of the documentation', () => {
     expect(printed).toMatch(/^client_secret {2}lk_secret_/m)
     expect(printed).toMatch(/^member$/m)
     expect(printed).toMatch(/ current /)
-    expect(printed).toContain('2 of 2 tests passed')
+    expect(printed).toContain('4 of 4 tests passed')
   }, 180_000)
 
   it('docs/concepts.md: the whole flow, to the successor of a refresh token and the end of its family', async () => {

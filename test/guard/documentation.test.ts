@@ -13,7 +13,7 @@ afterAll(() => rm(FOLDER, { recursive: true, force: true }))
 /** Every example that says what it imports. */
 async function examples(): Promise<{ file: string; line: number; code: string }[]> {
   const found = []
-  for await (const file of glob(['src/guard/**/*.ts', 'src/guard/README.md'])) {
+  for await (const file of glob(['src/guard/**/*.ts', 'src/guard/README.md', 'docs/policies.md'])) {
     const text = await readFile(file, 'utf8')
     for (const match of text.matchAll(/^([ *]*)```ts\n([^]*?)^\1```$/gm)) {
       const [, margin = '', block = ''] = match
