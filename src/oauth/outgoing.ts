@@ -5,7 +5,8 @@
  */
 import { lookup as resolveName, type LookupAddress } from 'node:dns'
 import { BlockList, isIP } from 'node:net'
-import { Agent, fetch as undiciFetch, type RequestInit } from 'undici'
+import { Agent, fetch as undiciFetch, Headers, type RequestInit } from 'undici'
+import { findCurrentRequest } from '../http/request-context.ts'
 
 const internal = new BlockList()
 for (const [network, prefix] of [
@@ -89,6 +90,7 @@ export function openOutgoing({
       throw new Error(`${hostname} is not a public address`)
     const response = await undiciFetch(url, {
       ...options,
+      headers: withTrace(new Headers(options.headers)),
       redirect: 'manual',
       signal: AbortSignal.timeout(timeoutMs),
       dispatcher: agent,
@@ -96,4 +98,14 @@ export function openOutgoing({
     return response as unknown as Response
   }
   return { fetch, close: () => agent.close() }
+}
+
+/** So that the logs of whoever is called can be read beside ours. */
+function withTrace(headers: Headers): Headers {
+  const request = findCurrentRequest()
+  if (request === undefined) return headers
+  headers.set('X-Request-Id', request.requestId)
+  headers.set('Traceparent', request.traceparent)
+  if (request.tracestate !== undefined) headers.set('Tracestate', request.tracestate)
+  return headers
 }

@@ -32,6 +32,7 @@ describe('oidcc-backchannel-rp-initiated-logout', () => {
   })
   beforeEach(() => {
     receiver.tokens.length = 0
+    receiver.headers.length = 0
     receiver.answerWith = 200
   })
 
@@ -46,6 +47,24 @@ describe('oidcc-backchannel-rp-initiated-logout', () => {
       backchannel_logout_supported: true,
       backchannel_logout_session_supported: true,
     })
+  })
+
+  it('tells the client under which request and trace it happened', async () => {
+    const traceId = '0af7651916cd43dd8448eb211c80319c'
+    const agent = new UserAgent({
+      'x-request-id': 'sign-out.1',
+      traceparent: `00-${traceId}-b7ad6b7169203331-01`,
+      tracestate: 'vendor=1',
+    })
+    const { body } = await signInAt(provider, rp, { agent, parameters: withoutPkce })
+    await signOut(agent, { id_token_hint: body.id_token })
+    expect(receiver.headers).toEqual([
+      expect.objectContaining({
+        'x-request-id': 'sign-out.1',
+        traceparent: expect.stringMatching(`^00-${traceId}-(?!b7ad6b7169203331)[0-9a-f]{16}-01$`),
+        tracestate: 'vendor=1',
+      }),
+    ])
   })
 
   it('oidcc-backchannel-rp-initiated-logout: one signed logout token, about this person and session', async () => {

@@ -1,11 +1,13 @@
 import { once } from 'node:events'
-import { createServer } from 'node:http'
+import { createServer, type IncomingHttpHeaders } from 'node:http'
 import { afterAll } from 'vitest'
 
 export interface LogoutReceiver {
   readonly uri: string
   /** the logout tokens that came, oldest first */
   readonly tokens: string[]
+  /** the headers that came with each */
+  readonly headers: IncomingHttpHeaders[]
   /** what it answers with; 200 unless set */
   answerWith: number
 }
@@ -13,10 +15,12 @@ export interface LogoutReceiver {
 /** A client's back-channel logout endpoint on loopback, until the file's last test. */
 export async function openLogoutReceiver(): Promise<LogoutReceiver> {
   const tokens: string[] = []
+  const headers: IncomingHttpHeaders[] = []
   const server = createServer((req, res) => {
     const chunks: Buffer[] = []
     req.on('data', (chunk: Buffer) => chunks.push(chunk))
     req.on('end', () => {
+      headers.push(req.headers)
       tokens.push(new URLSearchParams(Buffer.concat(chunks).toString()).get('logout_token') ?? '')
       res.writeHead(receiver.answerWith, { 'cache-control': 'no-store' }).end()
     })
@@ -29,6 +33,6 @@ export async function openLogoutReceiver(): Promise<LogoutReceiver> {
   })
   const address = server.address()
   if (address === null || typeof address === 'string') throw new Error('a listening TCP server has no port')
-  const receiver: LogoutReceiver = { uri: `http://127.0.0.1:${address.port}/logout`, tokens, answerWith: 200 }
+  const receiver: LogoutReceiver = { uri: `http://127.0.0.1:${address.port}/logout`, tokens, headers, answerWith: 200 }
   return receiver
 }
