@@ -65,8 +65,10 @@ export interface RequestContextSettings {
  */
 export function requestContext({ trustProxy, issuer }: RequestContextSettings): Middleware<RequestState> {
   const { host, protocol } = new URL(issuer)
+  // Asking a list is not free, and most installations trust nobody.
+  const proxies = trustProxy.rules.length === 0 ? undefined : trustProxy
   return function requestContext(ctx, next) {
-    const request = describeRequest(ctx.req, trustProxy)
+    const request = describeRequest(ctx.req, proxies)
     ctx.state.request = request
     ctx.state.requestId = request.requestId
     ctx.state.network = request.network
@@ -89,11 +91,12 @@ export function describeEndpoint(ctx: ParameterizedContext<RequestState>): strin
   return `${ctx.method} ${matched}`
 }
 
-function describeRequest(req: IncomingMessage, trustProxy: BlockList): RequestContext {
+function describeRequest(req: IncomingMessage, proxies: BlockList | undefined): RequestContext {
   const peer = normalizeAddress(req.socket.remoteAddress ?? '')
-  const clientAddress = isTrusted(peer, trustProxy)
-    ? findClientAddress(peer, req.headers['x-forwarded-for'], trustProxy)
-    : peer
+  const clientAddress =
+    proxies !== undefined && isTrusted(peer, proxies)
+      ? findClientAddress(peer, req.headers['x-forwarded-for'], proxies)
+      : peer
   const trace = readTraceparent(req.headers['traceparent'])
   const traceId = trace?.traceId ?? randomUUID().replaceAll('-', '')
   return {
