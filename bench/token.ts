@@ -11,8 +11,8 @@
  * Runs `npm run bench:token`, about two minutes, on this machine alone. All servers run all the time and are asked in
  * turn, many short rounds of it, each round in another order; what counts is the processor time of the server's
  * processes (utime + stime), the ratios within a round, and their medians. Compare within one run, never between
- * machines. `node bench/token.ts --rounds 5` is a quick look; `--profile <folder>` leaves a processor profile of
- * Latchkey there.
+ * machines. `--rounds 5` is a quick look; `--plain-rsa` signs without AVX-512 IFMA, as processors do that lack it: two to
+ * three times slower; `--profile <folder>` leaves a processor profile of Latchkey there.
  */
 import { randomBytes } from 'node:crypto'
 import { availableParallelism } from 'node:os'
@@ -24,12 +24,18 @@ import { startProgram, waitUntilReady } from './support/processes.ts'
 import { median, printBars, quantile, ratios, type Bar } from './support/statistics.ts'
 
 const { values: options } = parseArgs({
-  options: { rounds: { type: 'string', default: '24' }, profile: { type: 'string' } },
+  options: {
+    rounds: { type: 'string', default: '40' },
+    'plain-rsa': { type: 'boolean', default: false },
+    profile: { type: 'string' },
+  },
 })
+// AVX-512 IFMA is bit 21 of the word behind the colon (OPENSSL_ia32cap(3)).
+if (options['plain-rsa']) process.env['OPENSSL_ia32cap'] = ':~0x200000'
 const rounds = Number(options.rounds)
-const requests = 300
+const requests = 400
 const connections = 16
-const warmUpRequests = 3_000
+const warmUpRequests = 10_000
 const signatures = 150
 
 interface Turn {
@@ -186,6 +192,7 @@ try {
       bench: 'token',
       processors: availableParallelism(),
       node: process.version,
+      plainRsa: options['plain-rsa'],
       rounds,
       requests,
       connections,

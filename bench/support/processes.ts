@@ -45,7 +45,7 @@ export function startProgram(name: string, settings: StartSettings = {}): BenchP
   return describe(child)
 }
 
-/** Starts `latchkey <command>`, with nothing of this process's environment but the path. */
+/** Starts `latchkey <command>`, with nothing of this process's environment but the path and OpenSSL's setting. */
 export function startLatchkey(command: readonly string[], settings: StartSettings = {}): BenchProcess {
   const { output = 'ignore', nodeOptions = [], environment = {} } = settings
   const stdio: StdioOptions = ['pipe', output, output]
@@ -53,7 +53,7 @@ export function startLatchkey(command: readonly string[], settings: StartSetting
   const child = spawn(process.execPath, ['--import', endWithParent, ...nodeOptions, program, ...command], {
     stdio,
     cwd: root,
-    env: { PATH: process.env['PATH'], ...environment },
+    env: { PATH: process.env['PATH'], OPENSSL_ia32cap: process.env['OPENSSL_ia32cap'], ...environment },
   })
   return describe(child)
 }
