@@ -169,12 +169,14 @@ const unavailableCodes = new Set([
   'EAI_AGAIN',
   'EPIPE',
   'ETIMEDOUT',
-  '53300', // too_many_connections
   '55P03', // lock_not_available
   '57014', // query_canceled: statement_timeout
   '57P01', // admin_shutdown
   '57P02', // crash_shutdown
   '57P03', // cannot_connect_now
+  '57P05', // idle_session_timeout
+  '25P03', // idle_in_transaction_session_timeout
+  '25006', // read_only_sql_transaction: a standby that has not taken over yet
   '40001', // serialization_failure
   '40P01', // deadlock_detected
 ])
@@ -186,7 +188,9 @@ const unavailableCodes = new Set([
 export function isDatabaseUnavailable(error: unknown): boolean {
   if (!(error instanceof Error)) return false
   const code = 'code' in error && typeof error.code === 'string' ? error.code : ''
-  if (unavailableCodes.has(code) || code.startsWith('08') || hasLostStatement(error)) return true
+  // Class 08: the connection; class 53: disk, memory or connections are used up.
+  const isOfClass = /^(08|53)[0-9A-Z]{3}$/.test(code)
+  if (isOfClass || unavailableCodes.has(code) || hasLostStatement(error)) return true
   // PostgreSQL's unix socket is not there; any other file is a mistake of ours.
   if (code === 'ENOENT' && 'syscall' in error && error.syscall === 'connect') return true
   if (

@@ -85,16 +85,23 @@ export class TokenTransaction {
     this.spent = undefined
   }
 
+  /** When it fails, the connection is still held: `rollback` must follow. */
   async commit(): Promise<void> {
-    const trx = this.#trx
-    this.#trx = undefined
+    const trx = await this.#beginning
     await trx?.commit().execute()
+    this.#forget()
   }
 
   async rollback(): Promise<void> {
-    const trx = this.#trx
-    this.#trx = undefined
+    // The request may have failed while the transaction was still beginning.
+    const trx = await this.#beginning?.catch(() => undefined)
+    this.#forget()
     await trx?.rollback().execute()
+  }
+
+  #forget(): void {
+    this.#trx = undefined
+    this.#beginning = undefined
   }
 }
 
