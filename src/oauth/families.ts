@@ -47,6 +47,46 @@ export async function revokeFamiliesOf(
   const { rows } = await sql<{ id: string }>`
     SELECT id FROM artifacts
     WHERE kind = 'Grant' AND user_id = ${userId} AND client_id = ${clientId}
-    ORDER BY id FOR UPDATE`.execute(trx)
+    ORDER BY id COLLATE "C" FOR UPDATE`.execute(trx)
   for (const { id } of rows) await revokeFamily(trx, actor, { grantId: id, reason })
+}
+
+/**
+ * Takes scopes out of every family of a client, for permissions that it has lost: should they come back, people are
+ * asked again, and a refresh token from before does not have them.
+ */
+export async function forgetScopes(
+  trx: Trx,
+  { clientId, resource, scopes }: { readonly clientId: string; readonly resource: string; readonly scopes: string[] },
+): Promise<void> {
+  const { rows } = await sql<{ id: string }>`
+    SELECT id FROM artifacts
+    WHERE kind = 'Grant' AND client_id = ${clientId} AND jsonb_exists(payload->'resources', ${resource})
+    ORDER BY id COLLATE "C" FOR UPDATE`.execute(trx)
+  if (rows.length === 0) return
+  await sql`
+    UPDATE artifacts SET payload = jsonb_set(payload, array['resources', ${resource}], to_jsonb((
+      SELECT coalesce(string_agg(scope, ' '), '')
+      FROM unnest(string_to_array(payload->'resources'->>${resource}, ' ')) AS scope
+      WHERE NOT jsonb_exists(${JSON.stringify(scopes)}::jsonb, scope)
+    )))
+    WHERE kind = 'Grant' AND client_id = ${clientId} AND jsonb_exists(payload->'resources', ${resource})`.execute(trx)
+}
+
+/**
+ * Ends what came from a session and is still there, apart from offline access. The session's own row names its families
+ * too, but it is written as a whole by every request that carries it: of two tabs beside each other, one is lost there.
+ */
+export async function revokeFamiliesOfSession(
+  trx: Trx,
+  actor: Actor,
+  { sessionUid, reason }: { readonly sessionUid: string; readonly reason: string },
+): Promise<void> {
+  const { rows } = await sql<{ grantId: string }>`
+    SELECT grant_id AS "grantId" FROM artifacts
+    WHERE session_uid = ${sessionUid} AND grant_id IS NOT NULL
+    GROUP BY grant_id
+    HAVING NOT bool_or('offline_access' = ANY (string_to_array(coalesce(payload->>'scope', ''), ' ')))
+    ORDER BY grant_id COLLATE "C"`.execute(trx)
+  for (const { grantId } of rows) await revokeFamily(trx, actor, { grantId, reason })
 }

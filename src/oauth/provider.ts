@@ -9,7 +9,7 @@
  */
 import compose from 'koa-compose'
 import type { Context, Middleware, Next } from 'koa'
-import { Provider, type Configuration, type errors, type KoaContextWithOIDC, type Session } from 'oidc-provider'
+import { Provider, errors, type Configuration, type KoaContextWithOIDC, type Session } from 'oidc-provider'
 import type { Logger } from 'pino'
 import type { Config } from '../config.ts'
 import type { Changes } from '../database/changes.ts'
@@ -110,6 +110,9 @@ export function openOAuth(parts: OAuthParts): OAuth {
   const unsubscribe = [keyRing.onChange(rebuild), secretRing.onChange(rebuild)]
 
   async function middleware(ctx: Context, next: Next): Promise<void> {
+    // The provider's router takes an endpoint in any case, and with a slash behind it; whatever stands around it knows
+    // one spelling only.
+    if (!isSpeltAsRouted(ctx.path)) return void (await next())
     // One provider answers the whole request, even when the keys change meanwhile.
     const { answer } = current
     await answerInTransaction(database.db, ctx, () => answer(ctx, next))
@@ -130,6 +133,12 @@ export function openOAuth(parts: OAuthParts): OAuth {
       await outgoing.close()
     },
   }
+}
+
+/** In lower case, but for the id of an interaction (`/authorize/:uid`), and without a slash at its end. */
+function isSpeltAsRouted(path: string): boolean {
+  const fixed = path.replace(/^(\/(?:authorize|device)\/)[\w-]{21,}$/, '$1')
+  return fixed === fixed.toLowerCase() && (fixed !== path || !path.endsWith('/'))
 }
 
 /** Public documents may be kept, but for less time than a new key is published ahead of its use. */
@@ -270,13 +279,19 @@ function createProvider(
     allowOmittingSingleRegisteredRedirectUri: false,
     clockTolerance: 15,
     clientBasedCORS: (_ctx, origin, client) =>
-      (client.redirectUris ?? []).some((uri) => URL.parse(uri)?.origin === origin),
+      // An app's own scheme has the origin `null`, and so has every page in a sandbox: that one is nobody's.
+      origin !== 'null' && (client.redirectUris ?? []).some((uri) => URL.parse(uri)?.origin === origin),
     enabledJWA: {
       idTokenSigningAlgValues: ['RS256'],
       clientAuthSigningAlgValues: ['RS256', 'PS256', 'ES256', 'EdDSA', 'Ed25519'],
       dPoPSigningAlgValues: ['RS256', 'PS256', 'ES256', 'EdDSA', 'Ed25519'],
     },
-    findAccount: (_ctx, id) => findUserAccount(requestDb(db), id),
+    findAccount: async (_ctx, id, token) => {
+      const account = await findUserAccount(requestDb(db), id)
+      // With a token the provider says what is wrong with it; a session whose person is gone has no answer of its own.
+      if (account === undefined && token === undefined) throw new errors.LoginRequired('this person is signed out')
+      return account
+    },
     loadExistingGrant: (ctx) => loadGrant(db, directory, ctx),
     extraTokenClaims: (ctx, token) => accessTokenClaims(directory, ctx, token),
     formats: {
@@ -350,6 +365,16 @@ function adjust(provider: Provider, directory: ClientDirectory, store: Store): v
   provider.Client.prototype.includeSid = () => true
   provider.Session.prototype.ensureClientContainer = function ensureClientContainer(clientId: string) {
     if (this.sidFor(clientId) === undefined) this.sidFor(clientId, this.uid)
+  }
+  // A session that ended while a request was under way is not saved: not by that request's own error handling either.
+  const save = Reflect.get(provider.Session.prototype, 'save') as (this: Session, ttl: number) => Promise<string>
+  provider.Session.prototype.save = async function saveUnlessEnded(ttl) {
+    try {
+      return await save.call(this, ttl)
+    } catch (error) {
+      if (error instanceof errors.LoginRequired) Object.assign(this, { destroyed: true })
+      throw error
+    }
   }
   // One INSERT decides; the default looks first and writes later, so that parallel replays pass.
   Object.defineProperty(provider.ReplayDetection, 'unique', {

@@ -7,7 +7,7 @@ import type { Provider } from 'oidc-provider'
 import { writeAudit, type Actor } from '../audit/audit.ts'
 import type { Db, Trx } from '../database/database.ts'
 import { revoke } from '../revocation/revocations.ts'
-import { revokeFamily } from './families.ts'
+import { revokeFamiliesOfSession, revokeFamily } from './families.ts'
 
 /** What a session's row says of each client that was signed in to. */
 interface Authorization {
@@ -49,6 +49,18 @@ export async function endSession(
   return { userId: session.userId, clientIds: authorizations.map(([clientId]) => clientId) }
 }
 
+/**
+ * To be called after a session's end is committed: from then on no request can save it, and without that no code of it
+ * is handed out, so that what is found now is all there will ever be.
+ */
+export async function endRemainingFamilies(
+  db: Db,
+  actor: Actor,
+  session: { readonly sessionUid: string; readonly reason: string },
+): Promise<void> {
+  await db.transaction().execute((trx) => revokeFamiliesOfSession(trx, actor, session))
+}
+
 /** A part of the provider's Client that its type declarations leave out. */
 interface LogoutClient {
   readonly backchannelLogoutUri?: string
@@ -63,7 +75,9 @@ export async function signOut(
   sessionUid: string,
   onUnreachable: (clientId: string, error: unknown) => void,
 ): Promise<void> {
-  const ended = await db.transaction().execute((trx) => endSession(trx, actor, { sessionUid, reason: 'signed out' }))
+  const reason = 'signed out'
+  const ended = await db.transaction().execute((trx) => endSession(trx, actor, { sessionUid, reason }))
+  await endRemainingFamilies(db, actor, { sessionUid, reason })
   await Promise.all(
     (ended?.clientIds ?? []).map(async (clientId) => {
       const client = (await provider.Client.find(clientId)) as LogoutClient | undefined

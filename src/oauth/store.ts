@@ -70,19 +70,35 @@ export function openStore({ db, directory, secretRing, settings }: StoreParts): 
       const grantId = kind === 'Grant' ? id : (payload.grantId ?? null)
       const userId = payload.accountId ?? null
       const signInVersion = typeof payload['signInVersion'] === 'number' ? payload['signInVersion'] : null
-      // A grant that was revoked meanwhile must not come back by being saved once more.
+      const rowId = artifactId(kind, id)
+      const ended = endOf(kind, id, payload)
+      // Nothing is kept for a person who is gone or shut out, and what was ended does not come back by being saved.
       const { numAffectedRows } = await sql`
         INSERT INTO artifacts (kind, id, grant_id, session_uid, user_id, client_id, user_code, sign_in_version, payload, expires_at)
-        SELECT ${kind}, ${artifactId(kind, id)}, ${grantId}, ${sessionUid(kind, payload)}, ${userId}, ${payload.clientId ?? null},
+        SELECT ${kind}, ${rowId}, ${grantId}, ${sessionUid(kind, payload)}, ${userId}, ${payload.clientId ?? null},
           ${payload.userCode ?? null},
           coalesce(${signInVersion}::integer, (SELECT sign_in_version FROM users WHERE id = ${userId})),
           ${stored}::jsonb, now() + make_interval(secs => ${expiresIn ?? 0})
-        WHERE ${kind} <> 'Grant' OR NOT EXISTS (SELECT 1 FROM revocations WHERE kind = 'grant' AND subject = ${id})
+        WHERE NOT EXISTS (SELECT 1 FROM revocations WHERE kind = ${ended?.kind ?? ''} AND subject = ${ended?.subject ?? ''})
+          AND (${userId}::text IS NULL OR EXISTS (SELECT 1 FROM users WHERE id = ${userId} AND account_status = 'active'))
         ON CONFLICT (kind, id) DO UPDATE SET payload = excluded.payload, expires_at = excluded.expires_at,
           -- a device code belongs to nobody until somebody types it in
           grant_id = excluded.grant_id, user_id = excluded.user_id, session_uid = excluded.session_uid,
           sign_in_version = coalesce(artifacts.sign_in_version, excluded.sign_in_version)`.execute(requestDb(db))
-      if (numAffectedRows === 0n) throw new errors.AccessDenied('this authorization has just been withdrawn')
+      if (numAffectedRows === 0n || (ended !== undefined && (await this.#removeEnded(rowId, ended)))) {
+        throw refusalToSave(kind)
+      }
+    }
+
+    /**
+     * An INSERT that waits for a row which is just being deleted goes on as if nothing had ended, since it looked before
+     * it waited: only another statement sees what was committed meanwhile.
+     */
+    async #removeEnded(rowId: string, { kind, subject }: Ended): Promise<boolean> {
+      const { numAffectedRows } = await sql`
+        DELETE FROM artifacts WHERE kind = ${this.#kind} AND id = ${rowId}
+          AND EXISTS (SELECT 1 FROM revocations WHERE kind = ${kind} AND subject = ${subject})`.execute(requestDb(db))
+      return numAffectedRows !== 0n
     }
 
     async find(id: string): Promise<AdapterPayload | undefined> {
@@ -124,7 +140,11 @@ export function openStore({ db, directory, secretRing, settings }: StoreParts): 
       const kind = this.#kind
       const tokenId = artifactId(kind, id)
       const transaction = findTokenTransaction()
-      if (isSpentOnce(kind)) await transaction?.beforeSpending()
+      if (isSpentOnce(kind)) {
+        // Without one, reuse would end nothing and a crash would lose the family: whatever led here is a mistake of ours.
+        if (transaction === undefined) throw new Error(`a ${kind} is spent inside the token transaction only`)
+        await transaction.beforeSpending()
+      }
       const { rows } = await sql<{ grantId: string | null; clientId: string; isBound: boolean }>`
         UPDATE artifacts SET consumed_at = now()
         WHERE kind = ${kind} AND id = ${tokenId} AND consumed_at IS NULL
@@ -235,6 +255,23 @@ export function openStore({ db, directory, secretRing, settings }: StoreParts): 
       return rows.length === 1
     },
   }
+}
+
+/** The revocation that says of a session or grant that it has ended. */
+interface Ended {
+  readonly kind: 'session' | 'grant'
+  readonly subject: string
+}
+
+function endOf(kind: string, id: string, payload: AdapterPayload): Ended | undefined {
+  if (kind === 'Grant') return { kind: 'grant', subject: id }
+  return kind === 'Session' && payload.uid !== undefined ? { kind: 'session', subject: payload.uid } : undefined
+}
+
+function refusalToSave(kind: string): Error {
+  if (kind === 'Session') return new errors.LoginRequired('this session has just ended')
+  if (kind === 'RefreshToken' || kind === 'AccessToken') return new errors.InvalidGrant('this person is signed out')
+  return new errors.AccessDenied('this authorization has just been withdrawn')
 }
 
 /** What the token endpoint exchanges for tokens, once. */

@@ -11,6 +11,7 @@ import type { Db } from '../database/database.ts'
 import { revoke } from '../revocation/revocations.ts'
 import { endpoints } from './endpoints.ts'
 import { findReply, hashRefreshRequest, storeReply, type TokenReply } from './refresh-replies.ts'
+import { endRemainingFamilies } from './sessions.ts'
 import { runInTokenTransaction, TokenTransaction } from './token-transaction.ts'
 
 export async function answerInTransaction(db: Db, ctx: Context, answer: () => Promise<void>): Promise<void> {
@@ -23,9 +24,10 @@ export async function answerInTransaction(db: Db, ctx: Context, answer: () => Pr
   await runInTokenTransaction(transaction, async () => {
     try {
       await answer()
-      await settle(transaction, ctx as unknown as KoaContextWithOIDC)
+      const signedOut = await settle(transaction, ctx as unknown as KoaContextWithOIDC)
       // If this fails, the answer must not go out: Koa then sends 500 or 503 instead.
       await (ctx.status < 500 ? transaction.commit() : transaction.rollback())
+      if (signedOut !== undefined) await endRemainingFamilies(db, signedOut.actor, signedOut)
     } catch (error) {
       await transaction.rollback().catch(() => undefined)
       throw error
@@ -39,7 +41,8 @@ const spendingRoutes: ReadonlyMap<string, string> = new Map([
   [`${endpoints.end_session}/confirm`, 'signed out'],
 ])
 
-async function settle(transaction: TokenTransaction, ctx: KoaContextWithOIDC): Promise<void> {
+/** @returns the session that this request ended, if it did */
+async function settle(transaction: TokenTransaction, ctx: KoaContextWithOIDC): Promise<SignedOut | undefined> {
   const session = ctx.path.startsWith(endpoints.end_session) ? ctx.oidc?.session : undefined
   if (
     session !== undefined &&
@@ -47,15 +50,22 @@ async function settle(transaction: TokenTransaction, ctx: KoaContextWithOIDC): P
     session.destroyed === true &&
     session.accountId !== undefined
   ) {
-    await recordSignOut(transaction, ctx, session.uid, session.accountId)
+    return ctx.status < 500 ? recordSignOut(transaction, ctx, session.uid, session.accountId) : undefined
   }
-  if (transaction.trx === undefined || ctx.status >= 500) return
+  if (transaction.trx === undefined || ctx.status >= 500) return undefined
   if (ctx.status !== 200) {
     if (transaction.lost !== undefined) await answerTheLoser(transaction, ctx, transaction.lost)
     else await transaction.unspend()
-    return
+    return undefined
   }
   if (ctx.path === endpoints.token) await recordIssue(transaction, ctx)
+  return undefined
+}
+
+interface SignedOut {
+  readonly actor: Actor
+  readonly sessionUid: string
+  readonly reason: string
 }
 
 async function recordSignOut(
@@ -63,11 +73,14 @@ async function recordSignOut(
   ctx: KoaContextWithOIDC,
   sessionUid: string,
   userId: string,
-): Promise<void> {
+): Promise<SignedOut> {
   const trx = await transaction.begin()
   const actor: Actor = { type: 'user', id: userId, requestId: requestId(ctx) }
+  // A session has a new id after each sign-in: a request beside that one may have saved it under the old one once more.
+  await trx.deleteFrom('artifacts').where('kind', '=', 'Session').where('session_uid', '=', sessionUid).execute()
   await revoke(trx, { kind: 'session', subject: sessionUid, reason: 'signed out' })
   await writeAudit(trx, actor, { action: 'session.ended', target: { type: 'session', id: sessionUid } })
+  return { actor, sessionUid, reason: 'signed out' }
 }
 
 async function recordIssue(transaction: TokenTransaction, ctx: KoaContextWithOIDC): Promise<void> {
