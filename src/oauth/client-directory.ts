@@ -54,6 +54,8 @@ function openCopy<T>(changes: Changes, read: (id: string) => Promise<T | undefin
       generation += 1
     },
     find: async (id: string): Promise<T | undefined> => {
+      // Ids come out of requests and tokens; PostgreSQL's text cannot hold this character, so nothing has such a name.
+      if (id.includes('\0')) return undefined
       const known = entries.get(id)
       if (known !== undefined && changes.isFresh()) return known
       const generationBefore = generation

@@ -94,7 +94,7 @@ export function openJwtAccessTokens({ db, directory, keyRing, issuer }: JwtAcces
       (ctx.oidc.client?.clientAuthMethod !== 'none' || claims.client_id === ctx.oidc.client.clientId)
     ctx.status = 200
     ctx.body = mayKnow
-      ? { active: true, ...claims, token_type: claims.cnf?.['jkt'] === undefined ? 'Bearer' : 'DPoP' }
+      ? { ...claims, active: true, token_type: claims.cnf?.['jkt'] === undefined ? 'Bearer' : 'DPoP' }
       : { active: false }
   }
 
@@ -104,6 +104,8 @@ export function openJwtAccessTokens({ db, directory, keyRing, issuer }: JwtAcces
     ctx.body = ''
     // RFC 7009 §2.1: only by the client it was issued to. §2.2: an invalid token is no error.
     if (claims === undefined || claims.client_id !== ctx.oidc.client?.clientId) return
+    // Once: a client that repeats itself must not fill the tables.
+    if (await isRevoked(db, { ...claims, kid: decodeProtectedHeader(token).kid })) return
     await db.transaction().execute(async (trx) => {
       const expiresAt = new Date((claims.exp + 60) * 1_000)
       await revoke(trx, { kind: 'token', subject: claims.jti, reason: 'revoked by its client', expiresAt })
