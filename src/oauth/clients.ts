@@ -15,6 +15,7 @@ import type { Db, Trx } from '../database/database.ts'
 import type { ClientsTable } from '../database/tables.ts'
 import { parseInput, Problem } from '../problems.ts'
 import { revoke } from '../revocation/revocations.ts'
+import { forgetScopes } from './families.ts'
 import { deviceGrant, findInconsistencies, refuseInconsistent, wrong, type ClientMetadata } from './client-rules.ts'
 
 /**
@@ -216,6 +217,10 @@ export async function setClientPermissions(
   }
   await insertPermissions(trx, id, asked)
   if (removed.length > 0) await endClientTokens(trx, id, 'client permissions removed')
+  for (const resource of new Set(removed.map((permission) => permission.resource))) {
+    const scopes = removed.flatMap((one) => (one.resource === resource ? [one.permission] : []))
+    await forgetScopes(trx, { clientId: id, resource, scopes })
+  }
   await touchClient(trx, id)
   await writeAudit(trx, actor, {
     action: 'client.permissions-set',
@@ -243,7 +248,7 @@ export async function disableClient(trx: Trx, actor: Actor, input: { id: string 
     .select('id')
     .where('kind', '=', 'Grant')
     .where('client_id', '=', id)
-    .orderBy('id')
+    .orderBy(sql`id COLLATE "C"`)
     .forUpdate()
     .execute()
   await sql`

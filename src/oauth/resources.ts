@@ -12,6 +12,7 @@ import type { ResourcesTable } from '../database/tables.ts'
 import { parseInput, Problem } from '../problems.ts'
 import { maxAccessTokenLifetimeSeconds } from '../revocation/revocations.ts'
 import { endClientTokens } from './clients.ts'
+import { forgetScopes } from './families.ts'
 
 export interface ResourcePermission {
   /** `type:action`, also the scope */
@@ -233,6 +234,7 @@ async function removePermissions(trx: Trx, resource: string, removed: readonly s
     .where('permission', 'in', removed)
     .execute()
   for (const { client_id } of clients) await endClientTokens(trx, client_id, `${removed.join(' ')} removed`)
+  for (const { client_id } of clients) await forgetScopes(trx, { clientId: client_id, resource, scopes: [...removed] })
   await trx.deleteFrom('consents').where('resource', '=', resource).where('scope', 'in', removed).execute()
   // Takes them from roles and clients, by their foreign keys.
   await trx.deleteFrom('permissions').where('resource', '=', resource).where('permission', 'in', removed).execute()

@@ -372,7 +372,9 @@ export async function effectivePermissions(db: Db, userId: string, resource?: st
  */
 async function lockFamilies(trx: Trx, userId: string): Promise<void> {
   await sql`
-    SELECT id FROM artifacts WHERE kind = 'Grant' AND user_id = ${userId} ORDER BY id FOR UPDATE`.execute(trx)
+    SELECT id FROM artifacts WHERE kind = 'Grant' AND user_id = ${userId} ORDER BY id COLLATE "C" FOR UPDATE`.execute(
+    trx,
+  )
 }
 
 async function lockUser(trx: Trx, userId: string): Promise<User> {
