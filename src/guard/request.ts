@@ -15,6 +15,8 @@ export interface GuardRequest {
   readonly ip?: string | undefined
   /** Every value of a header, in order; names are asked for in lower case. */
   header(name: string): readonly string[]
+  /** The framework's own object that holds the headers, the same each time: by it an id that was invented is remembered. */
+  readonly headers?: (() => object) | undefined
 }
 
 /** A token, and the way it was presented. */
@@ -27,6 +29,7 @@ export interface Credentials {
 export interface NodeRequest {
   readonly method?: string | undefined
   readonly rawHeaders: readonly string[]
+  readonly headers?: object
 }
 
 /** @param url - path and query as the client sent them; routers rewrite the one on the request */
@@ -45,6 +48,7 @@ export function fromNodeRequest(request: NodeRequest, url: string, ip: string | 
       }
       return values
     },
+    headers: () => request.headers ?? request,
   }
 }
 
@@ -58,6 +62,7 @@ export function fromWebRequest(request: Request, ip?: string): GuardRequest {
       const value = request.headers.get(name)
       return value === null ? [] : [value]
     },
+    headers: () => request.headers,
   }
 }
 
@@ -92,8 +97,24 @@ export function readCredentials(request: GuardRequest): Credentials | undefined 
 
 const REQUEST_ID = /^[A-Za-z0-9._~-]{1,128}$/
 
-/** The `X-Request-Id` a client or a proxy gave, when it is one that may be logged and sent back; else a new one. */
+const invented = new WeakMap<object, string>()
+
+/** The `X-Request-Id` a client or a proxy gave, when it is one that may be logged and sent back; else one of our own. */
 export function requestIdOf(request: GuardRequest): string {
-  const [given] = request.header('x-request-id')
-  return given !== undefined && REQUEST_ID.test(given) ? given : randomUUID()
+  return requestIdFrom(request.header('x-request-id')[0], request.headers)
+}
+
+/**
+ * @param given - the header's value
+ * @param headers - gives the object that holds the headers: whoever asks about the same one again, the refusal of a
+ * request or the calls made for it, gets the same invented id
+ */
+export function requestIdFrom(given: string | undefined, headers?: () => object): string {
+  if (given !== undefined && REQUEST_ID.test(given)) return given
+  const key = headers?.()
+  const known = key === undefined ? undefined : invented.get(key)
+  if (known !== undefined) return known
+  const id = randomUUID()
+  if (key !== undefined) invented.set(key, id)
+  return id
 }

@@ -1,4 +1,4 @@
-import { requestIdOf } from '../request.ts'
+import { requestIdFrom } from '../request.ts'
 
 /**
  * The header in which the milliseconds left are passed on, as Envoy names it: how long the caller will wait for the
@@ -26,7 +26,7 @@ export type IncomingHeaders = Headers | Readonly<Record<string, string | readonl
 
 /**
  * Reads from a request being served what the calls made for it pass on. All of it comes from outside: a request id
- * that the guard would not accept is replaced by a fresh one, a malformed `traceparent` or deadline
+ * that the guard would not accept is replaced by one of our own (the same that the guard answers with), a malformed `traceparent` or deadline
  * is ignored. A deadline can only make a call shorter than it would be.
  *
  * @param headers - of the request being served
@@ -55,19 +55,13 @@ export function callContext(
   const announced = read(DEADLINE_HEADER)
   const traced = traceparent !== undefined && isTraceparent(traceparent)
   return Object.freeze({
-    requestId: requestIdIn(read('x-request-id')),
+    requestId: requestIdFrom(read('x-request-id'), () => headers),
     ...(traced && { traceparent }),
     // Trace Context §3.3: tracestate means nothing without a traceparent that could be read.
     ...(traced && tracestate !== undefined && /^[\x20-\x7e]{1,512}$/.test(tracestate) && { tracestate }),
     ...(announced !== undefined &&
       /^\d{1,9}$/.test(announced) && { deadlineAt: now() + Math.max(0, Number(announced) - reserveMs) }),
   })
-}
-
-/** The rule by which the guard accepts an id; a fresh one in place of one that breaks it. */
-export function requestIdIn(value: string | undefined): string {
-  const header = (): readonly string[] => (value === undefined ? [] : [value])
-  return requestIdOf({ method: 'GET', url: '/', header })
 }
 
 function isTraceparent(value: string): boolean {

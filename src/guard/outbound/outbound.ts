@@ -2,7 +2,8 @@ import { setTimeout as pause } from 'node:timers/promises'
 import { Agent } from 'undici'
 import { Breaker } from './breaker.ts'
 import type { BreakerState } from './breaker.ts'
-import { DEADLINE_HEADER, monotonicNow, requestIdIn } from './call-context.ts'
+import { requestIdFrom } from '../request.ts'
+import { DEADLINE_HEADER, monotonicNow } from './call-context.ts'
 import type { CallContext } from './call-context.ts'
 import { ConnectionSlots } from './connection-slots.ts'
 import { OutboundError } from './outbound-error.ts'
@@ -272,7 +273,7 @@ class Calls implements Outbound {
     const preset = (name: string, value: string | undefined) => {
       if (value !== undefined && !headers.has(name)) headers.set(name, value)
     }
-    const requestId = requestIdIn(headers.get('x-request-id') ?? context?.requestId)
+    const requestId = requestIdFrom(headers.get('x-request-id') ?? context?.requestId)
     headers.set('x-request-id', requestId)
     preset('traceparent', context?.traceparent)
     preset('tracestate', context?.tracestate)
