@@ -71,21 +71,41 @@ export function contextBuilder(options: ContextOptions = {}): (request: RequestF
     ([name, ranges]) => [name, ranges.map((range) => new Network(range))] as const,
   )
 
+  // Formatting costs more than a decision, and within one second it comes out the same in every zone there is.
+  let second = Number.NaN
+  let local: LocalTime | undefined
+  const localTimeOf = (time: Date): LocalTime => {
+    const at = Math.floor(time.getTime() / 1000)
+    if (local === undefined || at !== second) {
+      local = localTime(format, time)
+      second = at
+    }
+    return local
+  }
+
   return ({ ip, requestType }) => {
     const time = now()
-    const parts = new Map(format.formatToParts(time).map(({ type, value }) => [type, value]))
-    const weekday = (parts.get('weekday') ?? '').toLowerCase()
-    const hour = parts.get('hour') ?? ''
     const known = ip !== undefined && isIP(ip) !== 0 ? ip : undefined
     return {
       time,
-      hour: Number(hour),
-      clock: `${hour}:${parts.get('minute') ?? ''}`,
-      day: weekday === 'saturday' || weekday === 'sunday' ? 'weekend' : 'weekday',
-      day_of_week: weekday,
+      ...localTimeOf(time),
       ...(known === undefined ? {} : { ip: known, network: networkOf(known, networks) }),
       ...(requestType === undefined ? {} : { request_type: requestType }),
     }
+  }
+}
+
+type LocalTime = Pick<RequestContext, 'hour' | 'clock' | 'day' | 'day_of_week'>
+
+function localTime(format: Intl.DateTimeFormat, time: Date): LocalTime {
+  const parts = new Map(format.formatToParts(time).map(({ type, value }) => [type, value]))
+  const weekday = (parts.get('weekday') ?? '').toLowerCase()
+  const hour = parts.get('hour') ?? ''
+  return {
+    hour: Number(hour),
+    clock: `${hour}:${parts.get('minute') ?? ''}`,
+    day: weekday === 'saturday' || weekday === 'sunday' ? 'weekend' : 'weekday',
+    day_of_week: weekday,
   }
 }
 

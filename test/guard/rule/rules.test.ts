@@ -269,6 +269,25 @@ describe('the context of a request', () => {
     expect(context).toMatchObject({ time: new Date(at), hour, clock, day, day_of_week: weekday })
   })
 
+  it('follows its clock to the second, forwards and back', () => {
+    let at = ''
+    const contextOf = contextBuilder({ now: () => new Date(at), timeZone: 'Europe/Berlin' })
+    const clocks = ['2024-01-15T16:59:59.999Z', '2024-01-15T17:00:00.000Z', '2024-01-15T17:00:00.500Z'].map(
+      (moment) => {
+        at = moment
+        const { time, clock, hour } = contextOf({})
+        return [time.toISOString() === moment, clock, hour]
+      },
+    )
+    expect(clocks).toEqual([
+      [true, '17:59', 17],
+      [true, '18:00', 18],
+      [true, '18:00', 18],
+    ])
+    at = '2024-01-13T08:00:00.000Z'
+    expect(contextOf({})).toMatchObject({ clock: '09:00', day: 'weekend', day_of_week: 'saturday' })
+  })
+
   it.each([
     ['10.0.1.5', 'corporate'],
     ['::ffff:10.0.1.5', 'corporate'],
