@@ -100,7 +100,7 @@ export interface GuardErrorFields {
  * ```
  */
 export class GuardError extends Error {
-  override readonly name = 'GuardError'
+  override readonly name: string = 'GuardError'
   readonly status: GuardErrorFields['status']
   readonly code: GuardErrorCode
   /** Stable, for logs and metrics; never sent. */

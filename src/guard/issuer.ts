@@ -348,7 +348,12 @@ function aborted(signal: AbortSignal): Promise<never> {
 
 const LOOPBACK = new Set(['localhost', '127.0.0.1', '[::1]'])
 
-function assertAddress(address: string, what: string, allowHttp: boolean): void {
+/**
+ * Where keys come from and secrets go: `https`, or `http` on this very machine.
+ *
+ * @throws TypeError naming `what` it is
+ */
+export function assertAddress(address: string, what: string, allowHttp: boolean): void {
   if (!URL.canParse(address)) throw new TypeError(`${what} ${JSON.stringify(address)} is not an address`)
   const { protocol, hostname, search, hash, username } = new URL(address)
   if (protocol !== 'https:' && !(protocol === 'http:' && (allowHttp || LOOPBACK.has(hostname)))) {

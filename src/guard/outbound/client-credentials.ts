@@ -1,3 +1,4 @@
+import { assertAddress } from '../issuer.ts'
 import { OutboundError } from './outbound-error.ts'
 import type { CallContext } from './call-context.ts'
 import { monotonicNow } from './call-context.ts'
@@ -65,10 +66,9 @@ const COOLDOWN_MS = 1000
  */
 export function clientCredentials(options: ClientCredentialsOptions): TokenSource {
   const { outbound, now = monotonicNow, onRefreshError } = options
+  // A client secret goes there (RFC 6749 §3.2).
+  assertAddress(options.tokenEndpoint, 'tokenEndpoint', options.allowHttp === true)
   const endpoint = new URL(options.tokenEndpoint)
-  if (endpoint.protocol !== 'https:' && options.allowHttp !== true && !isThisMachine(endpoint.hostname)) {
-    throw new TypeError(`A client secret is not sent over http to ${endpoint.host}: use https, or set allowHttp`)
-  }
   let held: Held | undefined
   let pending: Promise<Held> | undefined
   let failure: { error: unknown; until: number } | undefined
@@ -200,8 +200,4 @@ function withoutDeadline({ requestId, traceparent, tracestate }: CallContext): C
     ...(traceparent !== undefined && { traceparent }),
     ...(tracestate !== undefined && { tracestate }),
   }
-}
-
-function isThisMachine(hostname: string): boolean {
-  return hostname === 'localhost' || hostname === '[::1]' || /^127\.\d+\.\d+\.\d+$/.test(hostname)
 }

@@ -82,6 +82,7 @@ const OUT_OF_REACH: ReadonlySet<OutboundReason> = new Set([
  * ```
  */
 export class OutboundError extends GuardError {
+  override readonly name = 'OutboundError'
   declare readonly reason: OutboundReason
   readonly host: string | undefined
   readonly upstreamStatus: number | undefined

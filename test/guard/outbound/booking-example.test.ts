@@ -4,9 +4,9 @@ import type { Destination, Outbound } from '@latchkey/guard/outbound'
 import { createTestIssuer } from '@latchkey/guard/testing'
 import type { TestIssuer } from '@latchkey/guard/testing'
 import type Koa from 'koa'
-import { execFile } from 'node:child_process'
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
 import type { RequestListener } from 'node:http'
-import { promisify } from 'node:util'
 import { describe, expect, it, onTestFinished } from 'vitest'
 import { bookFlight } from '../../../examples/booking/book-flight.ts'
 import { createBookingService } from '../../../examples/booking/booking-service.ts'
@@ -205,11 +205,18 @@ describe('the booking example', () => {
       USERS_PORT: usersPort,
       BOOKINGS_PORT: bookingsPort,
     }
-    // Less than the ten seconds that a forgotten timer would keep the process alive.
-    const { stdout } = await promisify(execFile)(process.execPath, ['examples/booking/main.ts'], {
-      env,
-      timeout: 9000,
+    const program = spawn(process.execPath, ['examples/booking/main.ts'], { env })
+    onTestFinished(() => void program.kill('SIGKILL'))
+    let stdout = ''
+    let lastWordAt = 0
+    program.stdout.setEncoding('utf8').on('data', (text: string) => {
+      stdout += text
+      lastWordAt = performance.now()
     })
+    const [exitCode] = (await once(program, 'close')) as [number | null]
+    expect(exitCode).toBe(0)
+    // A forgotten timer would keep the process alive for ten seconds.
+    expect(performance.now() - lastWordAt).toBeLessThan(5000)
     expect(stdout).toContain("status: 'confirmed'")
     const lines = stdout.split('\n').filter((line) => line.startsWith('{"'))
     const ids = new Set(lines.map((line) => (JSON.parse(line) as LogLine).request_id))

@@ -58,13 +58,16 @@ describe('what is refused', () => {
     const options = { outbound, clientId: 'a', clientSecret: 'b' }
     for (const host of ['id.example.com', '127.0.0.1.example.com', 'localhost.example.com', '10.0.0.1']) {
       expect(() => clientCredentials({ ...options, tokenEndpoint: `http://${host}/token` })).toThrow(
-        /not sent over http/,
+        /tokenEndpoint http:.* must be https/,
       )
     }
     for (const host of ['localhost:3000', '127.0.0.1:3000', '[::1]:3000']) {
       expect(() => clientCredentials({ ...options, tokenEndpoint: `http://${host}/token` })).not.toThrow()
     }
     expect(() => clientCredentials({ ...options, tokenEndpoint: 'http://id:80/token', allowHttp: true })).not.toThrow()
+    for (const address of ['https://me@id.example.com/token', 'https://id.example.com/token#a', 'token']) {
+      expect(() => clientCredentials({ ...options, tokenEndpoint: address })).toThrow(TypeError)
+    }
   })
 
   it('says why the provider refused, and neither the secret nor what else it sent', async () => {

@@ -1,4 +1,5 @@
 import { describe, expect, it, onTestFinished } from 'vitest'
+import { createGuard, GuardError } from '@latchkey/guard'
 import { OutboundError, callContext, createOutbound } from '@latchkey/guard/outbound'
 import type { AttemptLog, Outbound, OutboundOptions } from '@latchkey/guard/outbound'
 import { refusingOrigin, serve, serveTcp } from './local-servers.ts'
@@ -410,7 +411,13 @@ describe('circuit breaker', () => {
 
     const error = await outbound.fetch(origin).catch((error: unknown) => error)
     expect(error).toMatchObject({ reason: 'circuit_open', host: origin, retryAfterSeconds: 60, status: 503 })
+    expect(error).toBeInstanceOf(GuardError)
+    expect(error).toMatchObject({ name: 'OutboundError', code: 'SERVICE_UNAVAILABLE' })
     expect(calls).toBe(5)
+    // The service's guard tells of it among its own figures.
+    const guard = createGuard({ issuer: 'https://id.example.com', audience: 'https://api.example.com', outbound })
+    onTestFinished(() => guard.close())
+    expect(guard.metrics()).toMatchObject({ outbound: { hosts: { [origin]: { breaker: 'open', opened: 1 } } } })
     expect(log.at(-1)).toMatchObject({ status: 'circuit_open', duration_ms: null, circuit_breaker_state: 'open' })
   })
 
