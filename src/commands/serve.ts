@@ -27,8 +27,11 @@ export async function serve({ config, io }: CommandContext): Promise<never> {
   if (config.workers > 1 && !isWorker()) throw new CommandEnded(await superviseWorkers({ ...config, log }))
   // One of several workers speaks for all. Where the log is JSON, standard output is for it alone.
   const isSilent = config.isProduction || (isWorker() && !isFirstWorker())
-  const write = config.logFormat === 'json' ? io.err : io.out
-  const say = isSilent ? () => undefined : (text: string) => write(text)
+  const say = (text: string) => {
+    if (isSilent) return
+    if (config.logFormat === 'json') io.err(text)
+    else io.out(text)
+  }
   const listening = await listen(config)
   say(`Latchkey listens on ${config.issuer}`)
   announceDatabase(config, say)

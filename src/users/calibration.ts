@@ -82,7 +82,7 @@ export async function calibrate(
       best = row
       high *= 2
     }
-    while (high - best.workFactor.timeCost > 1 && !endedEarly) {
+    while (high - best.workFactor.timeCost > 1) {
       const middle = Math.floor((best.workFactor.timeCost + high) / 2)
       const row = await withPasses(middle)
       if (row === undefined) high = middle

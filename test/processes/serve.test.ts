@@ -92,8 +92,9 @@ for (const engine of ['pglite', 'postgres'] as const) {
         ['GET /authorize', expect.any(Number)],
       ])
       expect(requests[0]).toMatchObject({ client_id: service.client_id })
-      // Development prints the demo's secrets once, for people; the log itself never does.
-      const logged = JSON.stringify(logLines(server)) + server.stderr()
+      // Development prints the demo's secrets once, for people, beside the log: standard output holds nothing but JSON.
+      const logged = server.stdout()
+      expect(logLines(server)).toHaveLength(logged.trimEnd().split('\n').length)
       for (const secret of [
         token,
         token.split('.')[2] ?? token,
