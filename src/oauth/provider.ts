@@ -367,7 +367,7 @@ function adjust(provider: Provider, directory: ClientDirectory, store: Store): v
     if (this.sidFor(clientId) === undefined) this.sidFor(clientId, this.uid)
   }
   // A session that ended while a request was under way is not saved: not by that request's own error handling either.
-  const save = Reflect.get(provider.Session.prototype, 'save') as (this: Session, ttl: number) => Promise<string>
+  const save = Reflect.get(provider.Session.prototype, 'save')
   provider.Session.prototype.save = async function saveUnlessEnded(ttl) {
     try {
       return await save.call(this, ttl)
