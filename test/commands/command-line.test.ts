@@ -115,7 +115,7 @@ describe('commands on the embedded database', processes, () => {
     await startServer({ database })
     const second = await startServer({ database, waitUntilReady: false })
     expect(await second.ended).toEqual({ code: 1, signal: null })
-    expect(second.stderr()).toMatch(/^error: Another Latchkey process is using the data folder/)
+    expect(second.stderr()).toMatch(/^error: Another Latchkey process is using the data folder/m)
   })
 })
 
