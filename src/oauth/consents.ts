@@ -45,6 +45,10 @@ export async function giveConsent(trx: Trx, actor: Actor, { userId, clientId, sc
   })
 }
 
+/**
+ * Forgets what a person agreed to and ends their families at the client. Once that is committed, call `revokeFamiliesOf`
+ * in a second transaction: a request that was under way may have begun another family on the old consent.
+ */
 export async function withdrawConsent(
   trx: Trx,
   actor: Actor,

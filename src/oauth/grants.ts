@@ -2,7 +2,7 @@
  * Which Grant an authorization request continues: one for each session and client. What the person may do and has
  * agreed to is added to it here; what is missing makes oidc-provider show the consent page.
  */
-import type { Grant, KoaContextWithOIDC } from 'oidc-provider'
+import { errors, type Grant, type KoaContextWithOIDC } from 'oidc-provider'
 import type { Db } from '../database/database.ts'
 import type { UserAccount } from './account.ts'
 import type { ClientDirectory } from './client-directory.ts'
@@ -91,6 +91,17 @@ export async function loadGrant(
   if (existing === undefined && !hasAnything) return undefined
   if (existing === undefined || before !== JSON.stringify([grant.openid, grant.resources, grant.rejected])) {
     await grant.save()
+    // Withdrawn since it was read: whoever withdraws ends the families that are there by then, and this one is new.
+    if (agreed !== 'everything') {
+      const now = await findConsents(requestDb(db), account.accountId, client.clientId)
+      const isWithdrawn = [...agreed].some(([resource, scopes]) =>
+        [...scopes].some((scope) => now.get(resource)?.has(scope) !== true),
+      )
+      if (isWithdrawn) {
+        await grant.destroy()
+        throw new errors.AccessDenied('this consent has just been withdrawn')
+      }
+    }
   }
   return grant
 }

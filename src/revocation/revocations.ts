@@ -26,6 +26,8 @@ export async function revoke(trx: Trx, revocation: Revocation): Promise<void> {
       subject: revocation.subject,
       token_version: revocation.kind === 'user' ? revocation.tokenVersion : null,
       reason: revocation.reason,
+      // Of now, not of the transaction's beginning: it may have waited for a lock, while tokens went on being issued.
+      revoked_at: sql<Date>`clock_timestamp()`,
       expires_at: revocation.expiresAt ?? new Date(Date.now() + (maxAccessTokenLifetimeSeconds + 60) * 1_000),
     })
     .execute()
