@@ -66,6 +66,7 @@ export async function openChanges(database: Database, databaseUrl: string | unde
         connectionString: databaseUrl,
         application_name: 'latchkey listen',
         keepAlive: true,
+        connectionTimeoutMillis: 5_000,
       })
       const { promise: ended, resolve: end } = Promise.withResolvers<void>()
       client.on('error', () => end())

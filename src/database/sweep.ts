@@ -48,6 +48,9 @@ async function sweepPage(
   return db.transaction().execute(async (trx) => {
     const { rows } = await sql<{ mine: boolean }>`SELECT pg_try_advisory_xact_lock(${sweepLock}) AS mine`.execute(trx)
     if (rows[0]?.mine !== true) return 0
+    // A DELETE announces a change even where it finds nothing, and every process would read its copies anew.
+    const { rows: found } = await sql`SELECT 1 FROM ${sql.table(table)} WHERE ${expired} LIMIT 1`.execute(trx)
+    if (found.length === 0) return 0
     const { numAffectedRows } = await sql`
       DELETE FROM ${sql.table(table)} WHERE (${key}) IN (
         SELECT ${key} FROM ${sql.table(table)} WHERE ${expired} LIMIT ${pageSize} FOR UPDATE SKIP LOCKED

@@ -19,7 +19,7 @@ import { formActionOf, setPageHeaders } from '../http/security-headers.ts'
 import { findUserAccount, type UserAccount } from '../oauth/account.ts'
 import { giveConsent, listAuthorizedClients, withdrawConsent } from '../oauth/consents.ts'
 import { revokeFamiliesOf } from '../oauth/families.ts'
-import { sortAskedScopes } from '../oauth/grants.ts'
+import { sortAskedScopes, type AskedScopes } from '../oauth/grants.ts'
 import { accountClientId } from '../oauth/own-entries.ts'
 import { passwordAcr, type OAuth } from '../oauth/provider.ts'
 import { openidScopes } from '../oauth/scopes.ts'
@@ -100,10 +100,10 @@ export function loginRoutes(parts: LoginParts): Router {
   router.post('/interaction/:uid/consent', async (ctx) => {
     const interaction = await findInteraction(ctx)
     const { decision, csrf_token } = await readForm(ctx)
-    csrf.check(ctx, interaction.uid, csrf_token)
     if (interaction.prompt.name !== 'consent') throw new Problem('FORM_EXPIRED')
-    if (decision !== 'allow') return refuse(ctx, 'the person did not agree')
     const { client, account, asked } = await describeRequest(interaction)
+    csrf.check(ctx, consentPurpose(interaction, asked), csrf_token)
+    if (decision !== 'allow') return refuse(ctx, 'the person did not agree')
     ctx.state['userId'] = account.accountId
     await database.db.transaction().execute((trx) =>
       giveConsent(trx, userActor(ctx, account.accountId), {
@@ -231,7 +231,7 @@ export function loginRoutes(parts: LoginParts): Router {
       interaction,
       views.consent({
         action: `/interaction/${interaction.uid}/consent`,
-        csrfToken: csrf.tokenFor(ctx, interaction.uid),
+        csrfToken: csrf.tokenFor(ctx, consentPurpose(interaction, asked)),
         clientName: client.clientName ?? client.clientId,
         ...(clientUri === undefined ? {} : { clientUri }),
         ...(logoUri === undefined ? {} : { logoUri }),
@@ -363,6 +363,11 @@ export function loginRoutes(parts: LoginParts): Router {
   }
 
   return router
+}
+
+/** Agreement is to what the page showed: were it more by now, the form no longer counts. */
+function consentPurpose({ uid }: Interaction, { openid, permitted }: AskedScopes): string {
+  return JSON.stringify([uid, openid, [...permitted]])
 }
 
 function redirectUriOf(interaction: Interaction): string | undefined {

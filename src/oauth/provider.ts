@@ -330,7 +330,7 @@ function createProvider(
       PushedAuthorizationRequest: 60,
       // Absolute: a successor ends when its predecessor would have.
       RefreshToken: (ctx) =>
-        ctx?.oidc?.entities.RotatedRefreshToken?.remainingTTL ?? config.refreshTokenLifetimeSeconds,
+        Math.max(1, ctx?.oidc?.entities.RotatedRefreshToken?.remainingTTL ?? config.refreshTokenLifetimeSeconds),
       Grant: config.refreshTokenLifetimeSeconds + config.sessionAbsoluteSeconds,
       Session: (_ctx, session) => sessionSeconds(session, config),
     },

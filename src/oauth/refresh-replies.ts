@@ -19,11 +19,16 @@ interface SealedReply {
 }
 
 /** What two requests must have in common to get the same answer. */
-export function hashRefreshRequest(parameters: { readonly scope?: unknown; readonly resource?: unknown }): Buffer {
+export function hashRefreshRequest(parameters: {
+  readonly scope?: unknown
+  readonly resource?: unknown
+  /** the key of its DPoP proof: an access token bound to one is of no use to the holder of another */
+  readonly dpopKey?: unknown
+}): Buffer {
   const words = (value: unknown) =>
     (Array.isArray(value) ? value : [value]).flatMap((v) => (typeof v === 'string' ? v.split(' ') : [])).sort()
   return createHash('sha256')
-    .update(JSON.stringify([words(parameters.scope), words(parameters.resource)]))
+    .update(JSON.stringify([words(parameters.scope), words(parameters.resource), parameters.dpopKey ?? null]))
     .digest()
 }
 

@@ -105,7 +105,7 @@ export function openStore({ db, directory, secretRing, settings }: StoreParts): 
       const kind = this.#kind
       if (kind === 'Client') return findClientMetadata(id)
       const transaction = findTokenTransaction()
-      if (isSpentOnce(kind)) await transaction?.beforeFinding()
+      if (isSpentOnce(kind)) await transaction?.beforeFinding(artifactId(kind, id))
       // Inside a token request the Grant row is the family's lock, whoever comes first.
       const lock = kind === 'Grant' && transaction?.trx !== undefined ? sql`FOR UPDATE OF a` : sql``
       const { rows } = await sql<ArtifactRow>`

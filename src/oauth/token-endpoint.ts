@@ -4,6 +4,7 @@
  * it did must stay done (reuse ends the family), except that a code or refresh token is un-spent by a refusal that is not
  * about reuse; a failure is rolled back.
  */
+import { decodeProtectedHeader } from 'jose'
 import type { Context } from 'koa'
 import type { KoaContextWithOIDC } from 'oidc-provider'
 import { writeAudit, type Actor } from '../audit/audit.ts'
@@ -31,6 +32,8 @@ export async function answerInTransaction(db: Db, ctx: Context, answer: () => Pr
     } catch (error) {
       await transaction.rollback().catch(() => undefined)
       throw error
+    } finally {
+      transaction.end()
     }
   })
 }
@@ -92,7 +95,7 @@ async function recordIssue(transaction: TokenTransaction, ctx: KoaContextWithOID
     await storeReply(trx, {
       ...spent,
       refreshToken: presentedToken(ctx),
-      requestHash: hashRefreshRequest(ctx.oidc.params ?? {}),
+      requestHash: hashRefreshRequest({ ...ctx.oidc.params, dpopKey: dpopKeyOf(ctx) }),
       reply: ctx.body as TokenReply,
     })
   }
@@ -121,7 +124,7 @@ async function answerTheLoser(
   const found = await findReply(trx, {
     tokenId: lost.tokenId,
     refreshToken: presentedToken(ctx),
-    requestHash: hashRefreshRequest(ctx.oidc.params ?? {}),
+    requestHash: hashRefreshRequest({ ...ctx.oidc.params, dpopKey: dpopKeyOf(ctx) }),
   })
   if (found === 'other request') {
     ctx.body = {
@@ -144,6 +147,12 @@ function presentedToken(ctx: KoaContextWithOIDC): string {
   const token = ctx.oidc.params?.['refresh_token']
   if (typeof token !== 'string') throw new Error('a refresh without its token')
   return token
+}
+
+/** The public key in a DPoP proof, which the provider has checked by now (RFC 9449 §4.2). */
+function dpopKeyOf(ctx: KoaContextWithOIDC): unknown {
+  const proof = ctx.get('DPoP')
+  return proof === '' ? undefined : decodeProtectedHeader(proof).jwk
 }
 
 function requestId(ctx: KoaContextWithOIDC): string | undefined {

@@ -31,6 +31,7 @@ export class TokenTransaction {
   /** What the audit record says when this request ends a family. */
   revocationReason: string
   readonly #beginsOnFinding: boolean
+  #endTurn: (() => void) | undefined
   readonly #revoked = new Set<string>()
   #revoking: Promise<unknown> = Promise.resolve()
 
@@ -54,8 +55,11 @@ export class TokenTransaction {
     return this.#trx
   }
 
-  async beforeFinding(): Promise<void> {
-    if (this.#beginsOnFinding) await this.begin()
+  /** @param id of what is about to be looked at, at rest */
+  async beforeFinding(id: string): Promise<void> {
+    if (!this.#beginsOnFinding) return
+    this.#endTurn ??= await takeTurn(id)
+    await this.begin()
   }
 
   /** Ends a family once, however many of its kinds of token the provider asks for at the same time. */
@@ -102,6 +106,29 @@ export class TokenTransaction {
   #forget(): void {
     this.#trx = undefined
     this.#beginning = undefined
+  }
+
+  /** Lets the next one have its turn; to be called whatever became of this request. */
+  end(): void {
+    this.#endTurn?.()
+    this.#endTurn = undefined
+  }
+}
+
+/**
+ * Requests of this process that present the same token go one after the other. The family's lock would hold them back
+ * anyway, but each with a connection in its hands: fifty tabs would leave none for anybody else.
+ */
+const lastTurns = new Map<string, Promise<void>>()
+
+async function takeTurn(id: string): Promise<() => void> {
+  const before = lastTurns.get(id)
+  const { promise: turn, resolve: end } = Promise.withResolvers<void>()
+  lastTurns.set(id, turn)
+  await before
+  return () => {
+    if (lastTurns.get(id) === turn) lastTurns.delete(id)
+    end()
   }
 }
 

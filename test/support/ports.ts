@@ -1,13 +1,23 @@
 import { once } from 'node:events'
 import { createServer } from 'node:net'
 
-/** A port of the loopback address that nothing listens on at this moment. */
+/**
+ * A port of the loopback address that nothing listens on at this moment, below those that outgoing connections take: one
+ * of these could otherwise have it before the test does.
+ */
 export async function findFreePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const address = server.address()
-  server.close()
-  await once(server, 'close')
-  if (address === null || typeof address === 'string') throw new Error('a listening TCP server has no port')
-  return address.port
+  for (;;) {
+    const port = 10_240 + Math.floor(Math.random() * 20_000)
+    const server = createServer()
+    const listening = once(server, 'listening')
+    server.listen(port, '127.0.0.1')
+    const isFree = await listening.then(
+      () => true,
+      () => false,
+    )
+    if (!isFree) continue
+    server.close()
+    await once(server, 'close')
+    return port
+  }
 }
