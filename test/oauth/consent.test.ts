@@ -1,5 +1,7 @@
 import { sql } from 'kysely'
 import { beforeAll, describe, expect, it } from 'vitest'
+import { assignRole, unassignRole } from '../../src/access/roles.ts'
+import { systemActor } from '../../src/audit/audit.ts'
 import { openProvider, type TestProvider } from '../support/provider.ts'
 import {
   ask,
@@ -55,6 +57,16 @@ describe('consent to what a client may do', () => {
     expect(answerOf(await agent.submit(page, { decision: 'ALLOW' }))).toMatchObject({ error: 'access_denied' })
     const other = await atConsent(await fresh())
     expect(answerOf(await other.agent.submit(other.page))).toMatchObject({ error: 'access_denied' })
+  })
+
+  it('counts for what the page showed: more rights since then, and the form has expired', async () => {
+    const { agent, page } = await atConsent(await fresh(), { scope: 'openid models:read models:delete' })
+    const role = { user_id: provider.demo.user.id, role: 'models-admin' }
+    await provider.database.db.transaction().execute((trx) => assignRole(trx, systemActor, role))
+    const answer = await agent.submit(page, { decision: 'allow' })
+    await provider.database.db.transaction().execute((trx) => unassignRole(trx, systemActor, role))
+    expect(answer.status).toBe(403)
+    expect(answer.html).toContain('no longer valid')
   })
 
   it('shows who asks, what for and for how long, what stays closed, and where it leads', async () => {

@@ -127,6 +127,24 @@ describe.runIf(hasPostgres())('over two processes on one PostgreSQL', () => {
     expect((await refresh(first.issuer, 'web', successor.body.refresh_token ?? '')).status).toBe(200)
   })
 
+  it('50 tabs with one token leave the connections of a small pool to others', async () => {
+    const small = await openProvider('postgres', {
+      besides: first,
+      environment: { LATCHKEY_DATABASE_POOL_SIZE: '2', LATCHKEY_DATABASE_CONNECT_TIMEOUT_SECONDS: '1' },
+    })
+    const held = await obtainTokens(first.issuer, first.demo)
+    const other = await obtainTokens(first.issuer, first.demo)
+    const { grant_id } = decodeJwt(held.body.access_token ?? '')
+    let waiting: Promise<TokenAnswer>[] = []
+    await first.database.db.transaction().execute(async (trx) => {
+      await trx.selectFrom('artifacts').select('id').where('id', '=', String(grant_id)).forUpdate().execute()
+      waiting = Array.from({ length: 50 }, () => refresh(small.issuer, 'web', held.body.refresh_token ?? ''))
+      expect((await refresh(small.issuer, 'web', other.body.refresh_token ?? '')).status).toBe(200)
+      // Only now does the family that all of them wait for come free.
+    })
+    expect(new Set((await Promise.all(waiting)).map(({ status }) => status))).toEqual(new Set([200]))
+  })
+
   it('a refusal never spends the refresh token: a bad resource, a scope too many, another client', async () => {
     const { body } = await obtainTokens(first.issuer, first.demo)
     const token = body.refresh_token ?? ''
