@@ -60,7 +60,10 @@ describe('consent to what a client may do', () => {
   })
 
   it('counts for what the page showed: more rights since then, and the form has expired', async () => {
-    const { agent, page } = await atConsent(await fresh(), { scope: 'openid models:read models:delete' })
+    const { resource } = provider.demo
+    const permissions = ['models:read', 'models:delete'].map((permission) => ({ resource, permission }))
+    const client = await registerClient(provider, { first_party: false, permissions })
+    const { agent, page } = await atConsent(client, { scope: 'openid models:read models:delete' })
     const role = { user_id: provider.demo.user.id, role: 'models-admin' }
     await provider.database.db.transaction().execute((trx) => assignRole(trx, systemActor, role))
     const answer = await agent.submit(page, { decision: 'allow' })
