@@ -34,6 +34,7 @@ import { median, printBars, quantile, ratios } from './support/statistics.ts'
 
 const rounds = 20
 const rotations = 160
+const warmUps = 8
 const families = 8
 const endToEndRefreshes = 400
 
@@ -216,7 +217,8 @@ async function compareRotations(database: BenchDatabase) {
       prepared: { rotate: (family: number) => rotateRaw(raw[family] ?? seen, true), turns: [] as Turn[] },
     }
     const order = [sides.ours, sides.raw, sides.rawAgain, sides.prepared]
-    for (const side of [...order, ...order]) await measure(side.rotate)
+    // Compiled and cached before anything counts.
+    for (let i = 0; i < warmUps; i += 1) for (const side of order) await measure(side.rotate)
     for (let round = 0; round < rounds; round += 1) {
       for (let i = 0; i < order.length; i += 1) {
         const side = order[(round + i) % order.length] ?? sides.ours
