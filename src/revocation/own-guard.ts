@@ -1,0 +1,69 @@
+import { createGuard, type AccessTokenClaims, type Guard } from '@latchkey/guard'
+import type { Db } from '../database/database.ts'
+import { isRevoked } from './revocations.ts'
+
+export interface OwnGuardParts {
+  readonly db: Db
+  readonly issuer: string
+  /** the resource that its tokens are for */
+  readonly audience: string
+  /** the JWK set that is published now, of this process's own key ring */
+  readonly keys: () => { readonly keys: readonly object[] }
+  /** calls back after those keys changed; returns what ends it */
+  readonly onKeysChange: (listener: () => void) => () => void
+  /** where clients find the metadata of this resource (RFC 9728 §3) */
+  readonly resourceMetadata?: string
+}
+
+export interface OwnGuard {
+  /** The guard of this moment: ask anew for each request. */
+  guard(): Guard
+  close(): Promise<void>
+}
+
+/**
+ * The guard before endpoints of the provider's own: like any resource's, but with the keys of this process, and with the
+ * revocations table asked for every request, so that what was revoked a moment ago, in whichever process, is dead.
+ */
+export function openOwnGuard(parts: OwnGuardParts): OwnGuard {
+  // A key that is published no more must not count for as long as a guard keeps its copy.
+  let current = build(parts)
+  const unsubscribe = parts.onKeysChange(() => {
+    const old = current
+    current = build(parts)
+    void old.close()
+  })
+  return {
+    guard: () => current,
+    async close() {
+      unsubscribe()
+      await current.close()
+    },
+  }
+}
+
+function build({ db, issuer, audience, keys, resourceMetadata }: OwnGuardParts): Guard {
+  return createGuard({
+    issuer: { issuer, keys: () => ({ keys: keys().keys.map((key) => ({ ...key })) }), allowHttp: true },
+    audience,
+    resourceMetadata: resourceMetadata ?? false,
+    cacheEntries: 1_000,
+    revocation: { check: async (claims) => ((await isRevoked(db, revocable(claims))) ? 'revoked' : 'active') },
+  })
+}
+
+function revocable(claims: AccessTokenClaims) {
+  return {
+    jti: claims.jti ?? '',
+    sub: claims.sub,
+    client_id: claims.client_id ?? '',
+    iat: claims.iat,
+    sid: text(claims['sid']),
+    grant_id: text(claims['grant_id']),
+    token_version: typeof claims['token_version'] === 'number' ? claims['token_version'] : undefined,
+  }
+}
+
+function text(value: unknown): string | undefined {
+  return typeof value === 'string' ? value : undefined
+}
