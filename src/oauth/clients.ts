@@ -15,7 +15,7 @@ import type { Db, Trx } from '../database/database.ts'
 import type { ClientsTable } from '../database/tables.ts'
 import { parseInput, Problem } from '../problems.ts'
 import { revoke } from '../revocation/revocations.ts'
-import { forgetScopes } from './families.ts'
+import { forgetScopes, lockFamiliesOfClients } from './families.ts'
 import { deviceGrant, findInconsistencies, refuseInconsistent, wrong, type ClientMetadata } from './client-rules.ts'
 
 /**
@@ -241,25 +241,11 @@ export async function disableClient(trx: Trx, actor: Actor, input: { id: string 
   if (before.status === 'disabled') return before
   await trx.updateTable('clients').set({ status: 'disabled' }).where('id', '=', id).execute()
   await touchClient(trx, id)
-  await endClientTokens(trx, id, 'client disabled')
-  // The Grant first, as everyone who touches a family does: else a refresh under way would leave its successor behind.
-  const grants = await trx
-    .selectFrom('artifacts')
-    .select('id')
-    .where('kind', '=', 'Grant')
-    .where('client_id', '=', id)
-    .orderBy(sql`id COLLATE "C"`)
-    .forUpdate()
-    .execute()
-  await sql`
-    DELETE FROM refresh_replies WHERE grant_id IN (
-      SELECT id FROM artifacts WHERE kind = 'Grant' AND client_id = ${id}
-    )`.execute(trx)
-  await trx.deleteFrom('artifacts').where('client_id', '=', id).execute()
+  const families = await endEverything(trx, id, 'client disabled')
   await writeAudit(trx, actor, {
     action: 'client.disabled',
     target: { type: 'client', id },
-    details: { families_ended: grants.length },
+    details: { families_ended: families },
   })
   return getClient(trx, id)
 }
@@ -273,6 +259,50 @@ export async function enableClient(trx: Trx, actor: Actor, input: { id: string }
   await touchClient(trx, id)
   await writeAudit(trx, actor, { action: 'client.enabled', target: { type: 'client', id } })
   return getClient(trx, id)
+}
+
+const revokeSchema = z.strictObject({ id: clientId, reason: z.string().min(1).max(200) })
+
+/**
+ * Ends everything that the client has been given, its own tokens and those that it holds for people, and everything it
+ * has begun, without refusing it: it may ask again, and people sign in to it anew. Its secrets, its API keys and what
+ * people agreed to stay.
+ * @param input.reason for the audit record and the services, at most 200 characters
+ * @returns how many families have ended
+ * @throws Problem when there is no such client
+ */
+export async function revokeEverythingOfClient(
+  trx: Trx,
+  actor: Actor,
+  input: z.input<typeof revokeSchema>,
+): Promise<{ readonly client: Client; readonly families: number }> {
+  const { id, reason } = parseInput(revokeSchema, input)
+  await lockClient(trx, id)
+  const families = await endEverything(trx, id, reason)
+  await touchClient(trx, id)
+  await writeAudit(trx, actor, {
+    action: 'client.access-revoked',
+    target: { type: 'client', id },
+    details: { reason, families_ended: families },
+  })
+  return { client: await getClient(trx, id), families }
+}
+
+/**
+ * Removes a client with its secrets, its API keys and what people agreed to; everything it has been given ends. The
+ * revocation outlives it, so that its tokens stay dead even if another is registered under its id.
+ * @throws Problem when there is no such client
+ */
+export async function deleteClient(trx: Trx, actor: Actor, input: { id: string }): Promise<void> {
+  const { id } = parseInput(z.strictObject({ id: clientId }), input)
+  const before = await lockClient(trx, id)
+  const families = await endEverything(trx, id, 'client deleted')
+  await trx.deleteFrom('clients').where('id', '=', id).execute()
+  await writeAudit(trx, actor, {
+    action: 'client.deleted',
+    target: { type: 'client', id },
+    details: { name: before.name, permissions: before.permissions, families_ended: families },
+  })
 }
 
 /**
@@ -302,7 +332,8 @@ const rotateSchema = z.strictObject({
 
 /**
  * Makes a new secret; the present one is accepted for `overlap_seconds` more (0 to 30 days; a day when left out), and
- * an older one than that ends at once.
+ * an older one than that ends at once. Access tokens live on, except that without an overlap the present one is revoked
+ * as by `revokeClientSecret`.
  * @throws Problem when there is no such client, or when it does not use secrets
  */
 export async function rotateClientSecret(
@@ -312,6 +343,7 @@ export async function rotateClientSecret(
 ): Promise<ClientWithSecret> {
   const { id, overlap_seconds } = parseInput(rotateSchema, input)
   const { secrets } = await lockSecrets(trx, id)
+  if (overlap_seconds === 0) await endClientTokens(trx, id, 'client secret revoked')
   const ended = overlap_seconds === 0 ? secrets : secrets.slice(0, -1)
   for (const secret of ended) await trx.deleteFrom('client_secrets').where('id', '=', secret.id).execute()
   await trx
@@ -327,7 +359,8 @@ export async function rotateClientSecret(
 }
 
 /**
- * Ends one secret at once. Tokens that were got with it live on: to end these too, disable the client.
+ * Ends one secret at once, since somebody else may have it, and with it the client's access tokens: which of them were
+ * got with which secret is not known. Refresh tokens live on: whoever has another secret and these gets new ones.
  * @throws Problem when there is no such client or secret
  */
 export async function revokeClientSecret(
@@ -344,6 +377,7 @@ export async function revokeClientSecret(
     .where('id', '=', secret_id)
     .executeTakeFirstOrThrow()
   if (numDeletedRows === 0n) throw new Problem('RESOURCE_NOT_FOUND', `Client ${id} has no secret ${secret_id}.`)
+  await endClientTokens(trx, id, 'client secret revoked')
   await touchClient(trx, id)
   await writeAudit(trx, actor, {
     action: 'client.secret-revoked',
@@ -376,12 +410,29 @@ export function clientSecretMatches(
  * For whatever narrows what the client may do.
  */
 export async function endClientTokens(trx: Trx, id: string, reason: string): Promise<void> {
-  await trx
+  await lockFamiliesOfClients(trx, [id])
+  const { token_version: tokenVersion } = await trx
     .updateTable('clients')
     .set((eb) => ({ token_version: eb('token_version', '+', 1) }))
     .where('id', '=', id)
-    .execute()
-  await revoke(trx, { kind: 'client', subject: id, reason })
+    .returning('token_version')
+    .executeTakeFirstOrThrow()
+  await revoke(trx, { kind: 'client', subject: id, tokenVersion, reason })
+  // Those of no resource are opaque: there is a row of each.
+  await trx.deleteFrom('artifacts').where('kind', '=', 'AccessToken').where('client_id', '=', id).execute()
+}
+
+/** @returns how many families there were */
+async function endEverything(trx: Trx, id: string, reason: string): Promise<number> {
+  await endClientTokens(trx, id, reason)
+  const { rows } = await sql<{ families: number }>`
+    WITH ended AS (
+      DELETE FROM artifacts WHERE client_id = ${id} RETURNING kind, id
+    ), forgotten AS (
+      DELETE FROM refresh_replies WHERE grant_id IN (SELECT id FROM ended WHERE kind = 'Grant')
+    )
+    SELECT count(*)::int AS families FROM ended WHERE kind = 'Grant'`.execute(trx)
+  return rows[0]?.families ?? 0
 }
 
 export async function listClients(db: Db): Promise<Client[]> {
@@ -517,7 +568,7 @@ async function requireResource(db: Db, id: string | null): Promise<void> {
 
 function metadataOf(client: Client): ClientMetadata {
   const { id: _, status: _s, token_version: _t, row_version: _r, created_at: _c, updated_at: _u, ...rest } = client
-  const { permissions: _p, secrets: _secrets, ...row } = rest
+  const { permissions: _p, secrets: _secrets, plan: _plan, ...row } = rest
   return row
 }
 

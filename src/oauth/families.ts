@@ -29,7 +29,7 @@ export async function revokeFamily(trx: Trx, actor: Actor, { grantId, reason }: 
   if (grant === undefined) return false
   await trx.deleteFrom('artifacts').where('grant_id', '=', grantId).execute()
   await trx.deleteFrom('refresh_replies').where('grant_id', '=', grantId).execute()
-  await revoke(trx, { kind: 'grant', subject: grantId, reason })
+  await revoke(trx, { kind: 'grant', subject: grantId, reason, by: actor })
   await writeAudit(trx, actor, {
     action: 'grant.revoked',
     target: { type: 'grant', id: grantId },
@@ -49,6 +49,19 @@ export async function revokeFamiliesOf(
     WHERE kind = 'Grant' AND user_id = ${userId} AND client_id = ${clientId}
     ORDER BY id COLLATE "C" FOR UPDATE`.execute(trx)
   for (const { id } of rows) await revokeFamily(trx, actor, { grantId: id, reason })
+}
+
+/**
+ * For whatever concerns all families of some clients: without it, a refresh under way would leave its successor behind.
+ * Locked in one order, as everywhere, so that those who lock many do not wait for each other.
+ */
+export async function lockFamiliesOfClients(trx: Trx, clientIds: readonly string[]): Promise<void> {
+  await sql`
+    SELECT count(*) FROM (
+      SELECT id FROM artifacts
+      WHERE kind = 'Grant' AND client_id IN (SELECT jsonb_array_elements_text(${JSON.stringify(clientIds)}::jsonb))
+      ORDER BY id COLLATE "C" FOR UPDATE
+    ) AS families`.execute(trx)
 }
 
 /**

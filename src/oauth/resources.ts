@@ -12,7 +12,7 @@ import type { ResourcesTable } from '../database/tables.ts'
 import { parseInput, Problem } from '../problems.ts'
 import { maxAccessTokenLifetimeSeconds } from '../revocation/revocations.ts'
 import { endClientTokens } from './clients.ts'
-import { forgetScopes } from './families.ts'
+import { forgetScopes, lockFamiliesOfClients } from './families.ts'
 
 export interface ResourcePermission {
   /** `type:action`, also the scope */
@@ -233,11 +233,17 @@ async function removePermissions(trx: Trx, resource: string, removed: readonly s
     .where('resource', '=', resource)
     .where('permission', 'in', removed)
     .execute()
-  for (const { client_id } of clients) await endClientTokens(trx, client_id, `${removed.join(' ')} removed`)
-  for (const { client_id } of clients) await forgetScopes(trx, { clientId: client_id, resource, scopes: [...removed] })
   await trx.deleteFrom('consents').where('resource', '=', resource).where('scope', 'in', removed).execute()
-  // Takes them from roles and clients, by their foreign keys.
+  // Takes them from roles and clients, by their foreign keys; only then from the families (grants.ts says why).
   await trx.deleteFrom('permissions').where('resource', '=', resource).where('permission', 'in', removed).execute()
+  await lockFamiliesOfClients(
+    trx,
+    clients.map(({ client_id }) => client_id),
+  )
+  for (const { client_id } of clients) {
+    await endClientTokens(trx, client_id, `${removed.join(' ')} removed`)
+    await forgetScopes(trx, { clientId: client_id, resource, scopes: [...removed] })
+  }
 }
 
 function described({ name, access_token_lifetime_seconds, attribute_claims, permissions }: Resource) {

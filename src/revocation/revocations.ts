@@ -3,19 +3,35 @@
  * services will be told. Every change that must end somebody's access calls `revoke` in its own transaction. A row
  * outlives every token that it speaks of, and no longer.
  */
-import { sql } from 'kysely'
+import { sql, type RawBuilder } from 'kysely'
 import type { Db, Trx } from '../database/database.ts'
 
 /** The longest that any access token may live, in seconds: the resources table allows no more. */
 export const maxAccessTokenLifetimeSeconds = 86_400
 
+/** What the event about a revocation is called by: services may react differently to each. */
+export type RevocationCause = 'password-change' | 'claims-change' | 'other'
+
+/** Who revokes: an actor of the audit record. */
+export interface RevokedBy {
+  readonly type: 'user' | 'client' | 'operator' | 'system' | 'anonymous'
+  readonly id: string
+  readonly requestId?: string | undefined
+}
+
 export type Revocation = {
+  /** as the audit record and the services will read it */
   readonly reason: string
+  /** `other` when left out */
+  readonly cause?: RevocationCause
+  /** the system itself when left out */
+  readonly by?: RevokedBy
   /** When the last token concerned has expired; by default the longest lifetime from now. */
   readonly expiresAt?: Date
 } & (
-  | { readonly kind: 'token' | 'grant' | 'session' | 'client' | 'key'; readonly subject: string }
-  | { readonly kind: 'user'; readonly subject: string; readonly tokenVersion: number }
+  | { readonly kind: 'token' | 'grant' | 'session' | 'key'; readonly subject: string }
+  /** of a person's tokens those with a lower token_version are dead, of a client's those issued until now */
+  | { readonly kind: 'user' | 'client'; readonly subject: string; readonly tokenVersion: number }
 )
 
 export async function revoke(trx: Trx, revocation: Revocation): Promise<void> {
@@ -24,14 +40,56 @@ export async function revoke(trx: Trx, revocation: Revocation): Promise<void> {
     .values({
       kind: revocation.kind,
       subject: revocation.subject,
-      token_version: revocation.kind === 'user' ? revocation.tokenVersion : null,
+      token_version: 'tokenVersion' in revocation ? revocation.tokenVersion : null,
       reason: revocation.reason,
-      // Of now, not of the transaction's beginning: it may have waited for a lock, while tokens went on being issued.
-      revoked_at: sql<Date>`clock_timestamp()`,
-      expires_at: revocation.expiresAt ?? new Date(Date.now() + (maxAccessTokenLifetimeSeconds + 60) * 1_000),
+      cause: revocation.cause ?? 'other',
+      initiated_by: initiatorOf(revocation.by, revocation.subject),
+      request_id: revocation.by?.requestId ?? null,
+      revoked_at: now,
+      expires_at: revocation.expiresAt ?? lastExpiry,
     })
     .execute()
 }
+
+/**
+ * Ends the access tokens of many people by one statement, however many they are.
+ * @param input.users a query for `id` and `token_version`, such as an `UPDATE … RETURNING`
+ * @returns how many people they are
+ */
+export async function revokeUsers(
+  trx: Trx,
+  {
+    users,
+    reason,
+    cause = 'other',
+    by,
+  }: {
+    readonly users: RawBuilder<{ id: string; token_version: number }>
+    readonly reason: string
+    readonly cause?: RevocationCause
+    readonly by?: RevokedBy
+  },
+): Promise<number> {
+  const { numAffectedRows = 0n } = await sql`
+    WITH concerned AS (${users})
+    INSERT INTO revocations
+      (kind, subject, token_version, reason, cause, initiated_by, request_id, revoked_at, expires_at)
+    SELECT 'user', id, token_version, ${reason}, ${cause}, ${initiatorOf(by, undefined)}, ${by?.requestId ?? null}, ${now},
+      ${lastExpiry}
+    FROM concerned ORDER BY id`.execute(trx)
+  return Number(numAffectedRows)
+}
+
+/** As CAEP 1.0 §2 divides them: whoever acts on somebody else is an administrator. */
+function initiatorOf(by: RevokedBy | undefined, subject: string | undefined): 'admin' | 'user' | 'system' {
+  if (by?.type === 'operator') return 'admin'
+  if (by?.type !== 'user') return 'system'
+  return subject === by.id || subject?.startsWith('usr_') === false ? 'user' : 'admin'
+}
+
+/** Of now, not of the transaction's beginning: it may have waited for a lock, while tokens went on being issued. */
+const now = sql<Date>`clock_timestamp()`
+const lastExpiry = sql<Date>`clock_timestamp() + make_interval(secs => ${maxAccessTokenLifetimeSeconds + 60}::int)`
 
 /** The claims of a verified access token by which it can have been revoked. */
 export interface RevocableClaims {
