@@ -3,10 +3,18 @@
  * declaration come the schema of its query string, which refuses everything else before the database is asked, and what
  * pagination.ts needs to cut the list into pages.
  */
-import { sql, type Expression, type SqlBool } from 'kysely'
+import type { Expression, SqlBool } from 'kysely'
 import { z } from 'zod'
 import { findNearest } from '../config.ts'
-import { integerParameter, parameter, type Parameter, type Read, type Refusal } from './query-parameters.ts'
+import {
+  integerParameter,
+  optional,
+  parameter,
+  withDefault,
+  type Parameter,
+  type Read,
+  type Refusal,
+} from './query-parameters.ts'
 
 /** What a list can be sorted by: never a secret, since the callers' cursors hold its values, and of bounded length. */
 export interface SortColumn {
@@ -37,7 +45,12 @@ export interface SortKey {
   readonly descending: boolean
 }
 
-type Filters = Readonly<Record<string, Filter<never>>>
+/** One of any value: what its condition takes is known to {@link filter} alone. */
+interface AnyFilter {
+  readonly parameter: Parameter<FilterValue>
+  readonly where: (value: never) => Expression<SqlBool>
+}
+type Filters = Readonly<Record<string, AnyFilter>>
 
 export interface ListDeclaration<Name extends string, F extends Filters, Field extends string> {
   /** the member that holds the items in the answer */
@@ -78,6 +91,12 @@ export interface List<Name extends string = string, F extends Filters = Filters,
   pickFields<Item extends object>(item: Item, fields: readonly string[] | undefined): Partial<Item>
 }
 
+/** A list as pages are cut from it, whatever its types. */
+export interface DeclaredList {
+  readonly name: string
+  readonly declaration: Pick<ListDeclaration<string, Filters, string>, 'sort' | 'defaultSort' | 'tieBreak' | 'filters'>
+}
+
 /** The largest offset; beyond it a cursor costs less, for the caller too. */
 export const maxOffset = 100_000
 export const maxLimit = 100
@@ -114,41 +133,53 @@ export function listOf<const Name extends string, F extends Filters, const Field
   const [idField] = fields
 
   const shape = {
-    limit: integerParameter(
-      { minimum: 1, maximum: maxLimit },
-      { description: 'How many items a page holds', example: defaultLimit, default: defaultLimit },
-    ).default(defaultLimit),
-    offset: integerParameter(
-      { minimum: 0, maximum: maxOffset },
-      { description: 'How many items to skip; excludes `cursor`', example: 0 },
-    ).optional(),
-    cursor: parameter<string>(
-      (text) =>
-        /^[\w-]+$/.test(text) && text.length <= maxCursorLength
-          ? { value: text }
-          : { refusals: [{ message: 'Must be the `next_cursor` of a page, as it was' }] },
-      {
-        description: '`next_cursor` of the page before, with the same sort and filters; excludes `offset`',
-        example: 'AXkJ0mXq6Uq2b0g1c1B3eZNbIjIwMjYtMDEtMzFUMDA6MDA6MDAuMDAwMDAwWiIsInVzcl8xIl0',
+    limit: withDefault(
+      integerParameter(
+        { minimum: 1, maximum: maxLimit },
+        { description: 'How many items a page holds', example: defaultLimit, default: defaultLimit },
+      ),
+      defaultLimit,
+    ),
+    offset: optional(
+      integerParameter(
+        { minimum: 0, maximum: maxOffset },
+        { description: 'How many items to skip; excludes `cursor`', example: 0 },
+      ),
+    ),
+    cursor: optional(
+      parameter<string>(
+        (text) =>
+          /^[\w-]+$/.test(text) && text.length <= maxCursorLength
+            ? { value: text }
+            : { refusals: [{ message: 'Must be the `next_cursor` of a page, as it was' }] },
+        {
+          description: '`next_cursor` of the page before, with the same sort and filters; excludes `offset`',
+          example: 'AXkJ0mXq6Uq2b0g1c1B3eZNbIjIwMjYtMDEtMzFUMDA6MDA6MDAuMDAwMDAwWiIsInVzcl8xIl0',
+          type: 'string',
+          pattern: '^[A-Za-z0-9_-]+$',
+          maxLength: maxCursorLength,
+        },
+      ),
+    ),
+    sort: withDefault(
+      parameter((text) => readSort(text, sortable), {
+        description: `What to sort by, at most ${mostSortKeys} names separated by commas; a minus sign before a name: descending. Rows without a value come last`,
+        example: exampleOfSort(sortable),
         type: 'string',
-        pattern: '^[A-Za-z0-9_-]+$',
-        maxLength: maxCursorLength,
-      },
-    ).optional(),
-    sort: parameter((text) => readSort(text, sortable), {
-      description: `What to sort by, at most ${mostSortKeys} names separated by commas; a minus sign before a name: descending. Rows without a value come last`,
-      example: exampleOfSort(sortable),
-      type: 'string',
-      pattern: listPattern(`-?(${sortable.join('|')})`, mostSortKeys),
-      default: declaration.defaultSort,
-    }).default(sort.value),
-    fields: parameter((text) => readFields(text, fields), {
-      description: `Which members the items shall have, separated by commas; \`${idField}\` is always there`,
-      example: fields.slice(0, 2).join(','),
-      type: 'string',
-      pattern: listPattern(`(${fields.join('|')})`, fields.length),
-    }).optional(),
-    ...Object.fromEntries(Object.entries(filters).map(([name, { parameter }]) => [name, parameter.optional()])),
+        pattern: listPattern(`-?(${sortable.join('|')})`, mostSortKeys),
+        default: declaration.defaultSort,
+      }),
+      sort.value,
+    ),
+    fields: optional(
+      parameter((text) => readFields(text, fields), {
+        description: `Which members the items shall have, separated by commas; \`${idField}\` is always there`,
+        example: fields.slice(0, 2).join(','),
+        type: 'string',
+        pattern: listPattern(`(${fields.join('|')})`, fields.length),
+      }),
+    ),
+    ...Object.fromEntries(Object.entries(filters).map(([name, { parameter }]) => [name, optional(parameter)])),
   } as unknown as ListShape<F, Field>
 
   return {

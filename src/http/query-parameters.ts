@@ -75,7 +75,7 @@ export type Read<T> = { readonly value: T } | { readonly refusals: readonly Refu
  * })
  */
 export function parameter<T>(read: (text: string) => Read<T>, document: ParameterDocument): Parameter<T> {
-  const { description, example, ...jsonSchemaOfIt } = document
+  const { description, example } = document
   return z
     .string()
     .transform((text, context) => {
@@ -89,11 +89,28 @@ export function parameter<T>(read: (text: string) => Read<T>, document: Paramete
     .meta({
       description,
       example,
+      param: { example },
       override: ({ jsonSchema }: { jsonSchema: Record<string, unknown> }) => {
         for (const keyword of Object.keys(jsonSchema)) delete jsonSchema[keyword]
-        Object.assign(jsonSchema, jsonSchemaOfIt)
+        Object.assign(jsonSchema, document)
       },
     })
+}
+
+/** A parameter that need not be given, documented as the parameter is. */
+export function optional<P extends Parameter<unknown>>(required: P): z.ZodOptional<P> {
+  return required.optional().meta(documentOf(required))
+}
+
+/** A parameter that has a value all the same when it is not given. */
+export function withDefault<T>(required: Parameter<T>, value: T): z.ZodDefault<Parameter<T>> {
+  return required.default(value as never).meta(documentOf(required))
+}
+
+/** OpenAPI's description of a parameter is taken from the outermost schema alone. */
+function documentOf(schema: z.ZodType) {
+  const { description, param } = schema.meta() ?? {}
+  return { ...(description === undefined ? {} : { description }), ...(param === undefined ? {} : { param }) }
 }
 
 /** A whole number in decimal digits. */
