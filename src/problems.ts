@@ -50,6 +50,11 @@ export const problemCatalogue = {
     title: 'This method is not allowed here',
     whatToDo: 'Use one of the methods in the `Allow` header.',
   },
+  NOT_ACCEPTABLE: {
+    status: 406,
+    title: 'The answer cannot be given in that media type',
+    whatToDo: 'Ask for `application/json`, or leave out the `Accept` header.',
+  },
   REQUEST_TIMEOUT: {
     status: 408,
     title: 'The request took too long to arrive',
@@ -60,6 +65,21 @@ export const problemCatalogue = {
     title: 'The request conflicts with what is there',
     whatToDo: 'Read the present state, then decide again.',
   },
+  IDEMPOTENCY_IN_PROGRESS: {
+    status: 409,
+    title: 'A request with this Idempotency-Key is still under way',
+    whatToDo: 'Wait for as many seconds as `Retry-After` says, and send it again with the same key.',
+  },
+  GONE: {
+    status: 410,
+    title: 'This is not here any more',
+    whatToDo: 'Follow the migration guide in the answer.',
+  },
+  PRECONDITION_FAILED: {
+    status: 412,
+    title: 'The resource has changed since you read it',
+    whatToDo: 'Read it again, and decide on what you find.',
+  },
   PAYLOAD_TOO_LARGE: {
     status: 413,
     title: 'The request body is too large',
@@ -69,6 +89,16 @@ export const problemCatalogue = {
     status: 415,
     title: 'This media type is not understood here',
     whatToDo: 'Send the body in a media type that the documentation names, in UTF-8 and not compressed.',
+  },
+  IDEMPOTENCY_KEY_REUSED: {
+    status: 422,
+    title: 'This Idempotency-Key belongs to another request',
+    whatToDo: 'Use a new key for each request, and the same one only to send the same request again.',
+  },
+  PRECONDITION_REQUIRED: {
+    status: 428,
+    title: 'This change needs to say what it is based on',
+    whatToDo: 'Read the resource, and send its `ETag` in `If-Match`.',
   },
   RATE_LIMIT_EXCEEDED: {
     status: 429,
@@ -85,6 +115,12 @@ export const problemCatalogue = {
     title: 'The service cannot answer at the moment',
     whatToDo: 'Wait for as many seconds as `Retry-After` says, and try again.',
   },
+  GATEWAY_TIMEOUT: {
+    status: 504,
+    title: 'The answer took too long',
+    whatToDo:
+      'Wait for as many seconds as `Retry-After` says, look whether the change was made all the same, and try again.',
+  },
 } as const satisfies Record<string, CatalogueEntry>
 
 export type ProblemCode = keyof typeof problemCatalogue
@@ -98,6 +134,10 @@ export interface FieldError {
   readonly message: string
   /** what was sent; never a secret, and never more than a few words of it */
   readonly value?: string | number | boolean | null
+  /** of a parameter: `YYYY-MM-DD` */
+  readonly expected_format?: string
+  /** the name that was probably meant */
+  readonly suggestion?: string
 }
 
 export interface ProblemOptions {
@@ -146,6 +186,30 @@ export class Problem extends Error {
 }
 
 /**
+ * A refusal for something that is not there, in the words that every collection uses.
+ *
+ * @param type in words, as `resource_type` says it: `user`
+ * @param id as the caller wrote it
+ * @param collection where those that there are can be listed: `/v1/users`
+ * @example
+ * throw notFound('user', 'usr_1', '/v1/users')
+ */
+export function notFound(type: string, id: string, collection?: string): Problem {
+  const shown = id.slice(0, 200)
+  const name = `${type.charAt(0).toUpperCase()}${type.slice(1)}`
+  return new Problem('RESOURCE_NOT_FOUND', `${name} '${shown}' not found`, {
+    members: {
+      resource_type: type,
+      resource_id: shown,
+      suggestions: [
+        ...(collection === undefined ? [] : [`Use GET ${collection} to list available ${collection.split('/').at(-1)}`]),
+        `Check ${type.replaceAll(/[ -]/g, '_')}_id spelling`,
+      ],
+    },
+  })
+}
+
+/**
  * What a schema makes of input from outside.
  *
  * @throws Problem VALIDATION_ERROR with every field that is wrong. What was sent is not repeated: it may be a secret.
@@ -153,9 +217,9 @@ export class Problem extends Error {
  * const { email } = parseInput(z.strictObject({ email: z.email() }), body)
  */
 export function parseInput<S extends z.ZodType>(schema: S, input: unknown): z.output<S> {
-  const result = schema.safeParse(input)
+  const result = checkInput(schema, input)
   if (result.success) return result.data
-  const details = result.error.issues.slice(0, mostDetails).flatMap(fieldErrors)
+  const details = result.details.map(({ value: _value, ...detail }) => detail)
   const [first] = details
   throw new Problem(
     'VALIDATION_ERROR',
@@ -166,7 +230,62 @@ export function parseInput<S extends z.ZodType>(schema: S, input: unknown): z.ou
   )
 }
 
+export type CheckedInput<T> =
+  | { readonly success: true; readonly data: T }
+  | { readonly success: false; readonly details: readonly FieldError[] }
+
+/** The same, for whoever has several inputs to check at once; the details repeat what was sent, but for secrets. */
+export function checkInput<S extends z.ZodType>(schema: S, input: unknown): CheckedInput<z.output<S>> {
+  const result = schema.safeParse(input, { error: readableMessage, reportInput: true })
+  if (result.success) return { success: true, data: result.data }
+  return { success: false, details: result.error.issues.slice(0, mostDetails).flatMap(fieldErrors) }
+}
+
 const mostDetails = 50
+
+/** For whatever says nothing of its own. */
+function readableMessage(issue: z.core.$ZodRawIssue): string | undefined {
+  switch (issue.code) {
+    case 'invalid_type':
+      return issue.input === undefined ? 'Required property missing' : `Must be ${nounOf(issue.expected)}`
+    case 'invalid_value':
+      return issue.input === undefined ? 'Required property missing' : `Value must be one of: ${issue.values.join(', ')}`
+    case 'too_big':
+    case 'too_small':
+      return sizeMessage(issue)
+    default:
+      return undefined
+  }
+}
+
+function sizeMessage(issue: z.core.$ZodIssueTooBig | z.core.$ZodIssueTooSmall | z.core.$ZodRawIssue): string | undefined {
+  const isMost = issue.code === 'too_big'
+  const bound = isMost ? issue['maximum'] : issue['minimum']
+  const word = isMost ? 'at most' : 'at least'
+  if (issue['origin'] === 'string') return `Must have ${word} ${String(bound)} characters`
+  if (issue['origin'] === 'array') {
+    const found = Array.isArray(issue.input) ? `, found ${issue.input.length}` : ''
+    return `Array must contain ${word} ${String(bound)} items${found}`
+  }
+  if (issue['origin'] === 'number' || issue['origin'] === 'int') return `Must be ${word} ${String(bound)}`
+  return undefined
+}
+
+function nounOf(expected: string): string {
+  const noun = expected === 'int' ? 'integer' : expected === 'record' ? 'object' : expected
+  return `${/^[aeiou]/.test(noun) ? 'an' : 'a'} ${noun}`
+}
+
+/** Names of fields whose value is nobody's business, wherever they stand. */
+const secretField = /pass|secret|token|api_?key|authorization|private|^k$|^d$|cookie/i
+
+/** What was sent for one field, when that may be said and is short. */
+function shownValue(issue: z.core.$ZodIssue): Pick<FieldError, 'value'> {
+  const { input } = issue
+  if (issue.path.some((key) => secretField.test(String(key)))) return {}
+  if (typeof input === 'string') return input.length <= 64 ? { value: input } : {}
+  return typeof input === 'number' || typeof input === 'boolean' || input === null ? { value: input } : {}
+}
 
 function fieldErrors(issue: z.core.$ZodIssue): FieldError[] {
   const field = fieldName(issue.path)
@@ -177,15 +296,26 @@ function fieldErrors(issue: z.core.$ZodIssue): FieldError[] {
       message: 'There is no such field',
     }))
   }
-  return [{ field, constraint: constraintOf(issue), message: issue.message }]
+  return [
+    { field, ...shownValue(issue), constraint: constraintOf(issue), message: issue.message, ...ownMembers(issue) },
+  ]
+}
+
+/** What a schema of ours says in its issue's `params`. */
+function ownMembers(issue: z.core.$ZodIssue): Pick<FieldError, 'constraint' | 'expected_format' | 'suggestion'> {
+  const params = issue.code === 'custom' ? (issue.params ?? {}) : {}
+  const members = ['constraint', 'expected_format', 'suggestion'] as const
+  return Object.fromEntries(
+    members.flatMap((name) => (typeof params[name] === 'string' ? [[name, params[name]]] : [])),
+  )
 }
 
 function constraintOf(issue: z.core.$ZodIssue): string {
   if (issue.code === 'too_big') return 'maximum'
   if (issue.code === 'too_small') return 'minimum'
-  if (issue.code === 'invalid_type') return issue.message.endsWith('received undefined') ? 'required' : 'type'
+  if (issue.code === 'invalid_type') return issue.input === undefined ? 'required' : 'type'
   if (issue.code === 'invalid_format') return 'format'
-  if (issue.code === 'invalid_value') return 'enum'
+  if (issue.code === 'invalid_value') return issue.input === undefined ? 'required' : 'enum'
   return issue.code
 }
 

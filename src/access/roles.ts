@@ -8,8 +8,17 @@ import { z } from 'zod'
 import { writeAudit, type Actor } from '../audit/audit.ts'
 import type { Db, Trx } from '../database/database.ts'
 import type { RolesTable } from '../database/tables.ts'
-import { parseInput, Problem } from '../problems.ts'
-import { revoke } from '../revocation/revocations.ts'
+import { requireVersion } from '../http/etag.ts'
+import { notFound, parseInput, Problem } from '../problems.ts'
+import { revoke, revokeUsers } from '../revocation/revocations.ts'
+import {
+  administratorRole,
+  everyoneRole,
+  requireAnotherAdministrator,
+  requireOwnRights,
+  requireRightsOfRole,
+  requireRightsOver,
+} from './rights.ts'
 
 /** What may be done (`type:action`, which is also the scope) at which resource. */
 export const permissionSchema = z.strictObject({
@@ -43,28 +52,113 @@ export const createRoleSchema = z.strictObject({
 export async function createRole(trx: Trx, actor: Actor, input: z.input<typeof createRoleSchema>): Promise<Role> {
   const { name, description, permissions } = parseInput(createRoleSchema, input)
   await requirePermissions(trx, permissions)
+  await requireOwnRights(trx, actor, permissions)
   const { numInsertedOrUpdatedRows } = await trx
     .insertInto('roles')
     .values({ name, description })
     .onConflict((conflict) => conflict.doNothing())
     .executeTakeFirstOrThrow()
   if (numInsertedOrUpdatedRows === 0n) throw new Problem('CONFLICT', `There is already a role ${name}.`)
-  if (permissions.length > 0) {
-    await trx
-      .insertInto('role_permissions')
-      .values(permissions.map(({ resource, permission }) => ({ role: name, resource, permission })))
-      .onConflict((conflict) => conflict.doNothing())
-      .execute()
-  }
+  await insertPermissions(trx, name, permissions)
   await writeAudit(trx, actor, { action: 'role.created', target: { type: 'role', id: name }, details: { permissions } })
   return getRole(trx, name)
 }
 
-/** Everyone who had it loses it. @throws Problem when there is no such role */
+export const putRoleSchema = z.strictObject({
+  description: z.string().max(500).default(''),
+  permissions: z.array(permissionSchema).max(1_000).default([]),
+})
+
+/**
+ * Makes the role, or makes it so: what it allowed and allows no more is lost by everyone who has it. Who has it does not
+ * change. Nothing happens to one that is so already.
+ * @throws Problem VALIDATION_ERROR, PRECONDITION_FAILED, AUTHORIZATION_ERROR beyond the actor's own rights, CONFLICT for
+ *   the administrators' role
+ */
+export async function putRole(
+  trx: Trx,
+  actor: Actor,
+  input: z.input<typeof putRoleSchema> & {
+    readonly name: string
+    readonly expectedVersions?: readonly number[] | undefined
+    readonly mustExist?: boolean
+    /** `conflict`: for a caller that made no condition of it */
+    readonly mustNotExist?: boolean | 'conflict'
+  },
+): Promise<{ readonly role: Role; readonly isCreated: boolean }> {
+  const { name: givenName, expectedVersions, mustExist = false, mustNotExist = false, ...rest } = input
+  const name = parseInput(roleName, givenName)
+  const { description, permissions } = parseInput(putRoleSchema, rest)
+  const { rows } = await sql`SELECT 1 FROM roles WHERE name = ${name} FOR NO KEY UPDATE`.execute(trx)
+  if (rows.length === 0) {
+    if (mustExist) throw new Problem('PRECONDITION_FAILED', `There is no role ${name} to replace.`)
+    return { role: await createRole(trx, actor, { name, description, permissions }), isCreated: true }
+  }
+  if (mustNotExist !== false) {
+    throw new Problem(
+      mustNotExist === 'conflict' ? 'CONFLICT' : 'PRECONDITION_FAILED',
+      `There is already a role ${name}.`,
+    )
+  }
+  const before = await getRole(trx, name)
+  const key = ({ resource, permission }: Permission) => `${permission}@${resource}`
+  const [had, has] = [new Set(before.permissions.map(key)), new Set(permissions.map(key))]
+  const lost = before.permissions.filter((permission) => !has.has(key(permission)))
+  const gained = permissions.filter((permission) => !had.has(key(permission)))
+  if (lost.length === 0 && gained.length === 0 && before.description === description) {
+    return { role: before, isCreated: false }
+  }
+  requireVersion(expectedVersions, before.row_version)
+  if (name === administratorRole && lost.length > 0) throw builtIn()
+  await requirePermissions(trx, gained)
+  await requireRightsOfRole(trx, actor, name)
+  await requireOwnRights(trx, actor, gained)
+  for (const { resource, permission } of lost) {
+    await trx
+      .deleteFrom('role_permissions')
+      .where('role', '=', name)
+      .where('resource', '=', resource)
+      .where('permission', '=', permission)
+      .execute()
+  }
+  await insertPermissions(trx, name, gained)
+  await sql`UPDATE roles SET description = ${description} WHERE name = ${name}`.execute(trx)
+  await touchRole(trx, name)
+  const users = lost.length > 0 ? await endTokensOfHolders(trx, actor, name, `role ${name} lost permissions`) : 0
+  await writeAudit(trx, actor, {
+    action: 'role.updated',
+    target: { type: 'role', id: name },
+    details: {
+      before: { description: before.description, permissions: before.permissions },
+      after: { description, permissions },
+      users,
+    },
+  })
+  return { role: await getRole(trx, name), isCreated: false }
+}
+
+function builtIn(): Problem {
+  return new Problem('CONFLICT', 'Administrators may do everything: this role stays as it is.')
+}
+
+async function insertPermissions(trx: Trx, role: string, permissions: readonly Permission[]): Promise<void> {
+  if (permissions.length === 0) return
+  await trx
+    .insertInto('role_permissions')
+    .values(permissions.map(({ resource, permission }) => ({ role, resource, permission })))
+    .onConflict((conflict) => conflict.doNothing())
+    .execute()
+}
+
+/** Everyone who had it loses it. @throws Problem when there is no such role, or for the one of administrators */
 export async function deleteRole(trx: Trx, actor: Actor, input: { name: string }): Promise<void> {
   const { name } = parseInput(z.strictObject({ name: roleName }), input)
   await lockRole(trx, name)
-  const users = await endTokensOfHolders(trx, name, `role ${name} deleted`)
+  if (name === administratorRole || name === everyoneRole) {
+    throw new Problem('CONFLICT', `The role ${name} is built in and stays.`)
+  }
+  await requireRightsOfRole(trx, actor, name)
+  const users = await endTokensOfHolders(trx, actor, name, `role ${name} deleted`)
   await trx.deleteFrom('roles').where('name', '=', name).execute()
   await writeAudit(trx, actor, { action: 'role.deleted', target: { type: 'role', id: name }, details: { users } })
 }
@@ -83,6 +177,7 @@ export async function grantPermission(
   const { role, resource, permission } = parseInput(rolePermissionSchema, input)
   await lockRole(trx, role)
   await requirePermissions(trx, [{ resource, permission }])
+  await requireOwnRights(trx, actor, [{ resource, permission }])
   const { numInsertedOrUpdatedRows } = await trx
     .insertInto('role_permissions')
     .values({ role, resource, permission })
@@ -111,6 +206,8 @@ export async function revokePermission(
 ): Promise<boolean> {
   const { role, resource, permission } = parseInput(rolePermissionSchema, input)
   await lockRole(trx, role)
+  if (role === administratorRole) throw builtIn()
+  await requireRightsOfRole(trx, actor, role)
   const { numDeletedRows } = await trx
     .deleteFrom('role_permissions')
     .where('role', '=', role)
@@ -118,7 +215,7 @@ export async function revokePermission(
     .where('permission', '=', permission)
     .executeTakeFirstOrThrow()
   if (numDeletedRows === 0n) return false
-  const users = await endTokensOfHolders(trx, role, `role ${role} lost ${permission}`)
+  const users = await endTokensOfHolders(trx, actor, role, `role ${role} lost ${permission}`)
   await touchRole(trx, role)
   await writeAudit(trx, actor, {
     action: 'role.permission-revoked',
@@ -138,12 +235,16 @@ export async function assignRole(trx: Trx, actor: Actor, input: z.input<typeof a
   const { user_id, role } = parseInput(assignmentSchema, input)
   await lockRole(trx, role)
   await lockUser(trx, user_id)
+  if (role === everyoneRole)
+    throw new Problem('CONFLICT', 'Everybody has this role already, without its being assigned.')
+  await requireRightsOfRole(trx, actor, role)
   const { numInsertedOrUpdatedRows } = await trx
     .insertInto('user_roles')
     .values({ user_id, role })
     .onConflict((conflict) => conflict.doNothing())
     .executeTakeFirstOrThrow()
   if (numInsertedOrUpdatedRows === 0n) return false
+  await touchUser(trx, user_id)
   await writeAudit(trx, actor, {
     action: 'user.role-assigned',
     target: { type: 'user', id: user_id },
@@ -159,20 +260,52 @@ export async function assignRole(trx: Trx, actor: Actor, input: z.input<typeof a
 export async function unassignRole(trx: Trx, actor: Actor, input: z.input<typeof assignmentSchema>): Promise<boolean> {
   const { user_id, role } = parseInput(assignmentSchema, input)
   await lockRole(trx, role)
+  if (role === administratorRole) await requireAnotherAdministrator(trx, user_id)
   await lockUser(trx, user_id)
+  await requireRightsOver(trx, actor, user_id)
   const { numDeletedRows } = await trx
     .deleteFrom('user_roles')
     .where('user_id', '=', user_id)
     .where('role', '=', role)
     .executeTakeFirstOrThrow()
   if (numDeletedRows === 0n) return false
-  await endTokens(trx, user_id, `role ${role} taken away`)
+  await touchUser(trx, user_id)
+  await endTokens(trx, actor, user_id, `role ${role} taken away`)
   await writeAudit(trx, actor, {
     action: 'user.role-unassigned',
     target: { type: 'user', id: user_id },
     details: { role },
   })
   return true
+}
+
+/**
+ * Gives a person exactly these roles.
+ * @param input.check told the version of what the change is based on, once nobody else can change it
+ * @throws Problem when there is no such role or person, or as assigning and taking away would
+ */
+export async function setRolesOf(
+  trx: Trx,
+  actor: Actor,
+  input: { readonly user_id: string; readonly roles: readonly string[]; readonly check: (version: number) => void },
+): Promise<void> {
+  const before = await findRolesOf(trx, input.user_id)
+  // In one order, so that two changes beside each other cannot deadlock; the roles before the person, as everywhere.
+  const all = [...new Set([...before, ...input.roles])].sort()
+  for (const role of all) await lockRole(trx, role)
+  await lockUser(trx, input.user_id)
+  const held = await findRolesOf(trx, input.user_id)
+  const wanted = new Set(input.roles)
+  const isSame = held.length === wanted.size && held.every((role) => wanted.has(role))
+  if (isSame) return
+  const { row_version: version } = await trx
+    .selectFrom('users')
+    .select('row_version')
+    .where('id', '=', input.user_id)
+    .executeTakeFirstOrThrow()
+  input.check(version)
+  for (const role of held) if (!wanted.has(role)) await unassignRole(trx, actor, { user_id: input.user_id, role })
+  for (const role of wanted) await assignRole(trx, actor, { user_id: input.user_id, role })
 }
 
 /** The names of a person's roles. */
@@ -231,7 +364,12 @@ async function lockRole(trx: Trx, name: string): Promise<void> {
 
 async function lockUser(trx: Trx, id: string): Promise<void> {
   const { rows } = await sql`SELECT 1 FROM users WHERE id = ${id} FOR NO KEY UPDATE`.execute(trx)
-  if (rows.length === 0) throw new Problem('RESOURCE_NOT_FOUND', `There is no user ${id}.`)
+  if (rows.length === 0) throw notFound('user', id, '/v1/users')
+}
+
+/** The roles are part of what is read of a person. */
+async function touchUser(trx: Trx, id: string): Promise<void> {
+  await sql`UPDATE users SET row_version = row_version + 1, updated_at = now() WHERE id = ${id}`.execute(trx)
 }
 
 async function touchRole(trx: Trx, name: string): Promise<void> {
@@ -239,30 +377,36 @@ async function touchRole(trx: Trx, name: string): Promise<void> {
 }
 
 /** @returns how many people have the role */
-async function endTokensOfHolders(trx: Trx, role: string, reason: string): Promise<number> {
-  const holders = await trx
-    .selectFrom('users')
-    .select('id')
-    .where('id', 'in', trx.selectFrom('user_roles').select('user_id').where('role', '=', role))
-    // Locked in one order, so that two changes beside each other cannot deadlock.
-    .orderBy('id')
-    .forNoKeyUpdate()
-    .execute()
-  for (const { id } of holders) await endTokens(trx, id, reason)
-  return holders.length
+async function endTokensOfHolders(trx: Trx, actor: Actor, role: string, reason: string): Promise<number> {
+  const isHolder = role === everyoneRole ? sql`true` : sql`id IN (SELECT user_id FROM user_roles WHERE role = ${role})`
+  // Locked in one order, so that two changes beside each other cannot deadlock.
+  await sql`
+    SELECT count(*) FROM (
+      SELECT id FROM users WHERE ${isHolder} ORDER BY id FOR NO KEY UPDATE
+    ) AS holders`.execute(trx)
+  const users = sql<{ id: string; token_version: number }>`
+    UPDATE users SET token_version = token_version + 1 WHERE ${isHolder} RETURNING id, token_version`
+  return revokeUsers(trx, { users, reason, cause: 'claims-change', by: actor })
 }
 
 /** The tokens that this person holds are dead from now on; the sessions are not. */
-async function endTokens(trx: Trx, userId: string, reason: string): Promise<void> {
+async function endTokens(trx: Trx, actor: Actor, userId: string, reason: string): Promise<void> {
   const { token_version } = await trx
     .updateTable('users')
     .set((eb) => ({ token_version: eb('token_version', '+', 1) }))
     .where('id', '=', userId)
     .returning('token_version')
     .executeTakeFirstOrThrow()
-  await revoke(trx, { kind: 'user', subject: userId, tokenVersion: token_version, reason })
+  await revoke(trx, {
+    kind: 'user',
+    subject: userId,
+    tokenVersion: token_version,
+    reason,
+    cause: 'claims-change',
+    by: actor,
+  })
 }
 
 function unknownRole(name: string): never {
-  throw new Problem('RESOURCE_NOT_FOUND', `There is no role ${name}.`)
+  throw notFound('role', name, '/v1/roles')
 }

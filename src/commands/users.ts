@@ -2,6 +2,7 @@
 import { randomBytes } from 'node:crypto'
 import type { Command } from 'commander'
 import { pino } from 'pino'
+import { effectivePermissions } from '../access/rights.ts'
 import { assignRole, findRolesOf } from '../access/roles.ts'
 import type { Db } from '../database/database.ts'
 import { openAttributes, type AttributeDeclaration } from '../users/attributes.ts'
@@ -9,7 +10,6 @@ import { openPasswords, type PasswordHash } from '../users/password.ts'
 import {
   createUser,
   disableUser,
-  effectivePermissions,
   enableUser,
   findUser,
   findUserByLogin,

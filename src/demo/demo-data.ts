@@ -8,12 +8,14 @@ import { mkdirSync, renameSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { sql } from 'kysely'
 import { z } from 'zod'
+import { administratorRole } from '../access/rights.ts'
 import { assignRole, createRole } from '../access/roles.ts'
 import { systemActor } from '../audit/audit.ts'
 import type { Config } from '../config.ts'
 import type { Db, Trx } from '../database/database.ts'
+import { putPlan, setClientPlan } from '../metering/plans.ts'
 import { createClient, setClientPermissions, updateClient } from '../oauth/clients.ts'
-import { administratorRole, managementPermissions, managementResourceId } from '../oauth/own-entries.ts'
+import { managementPermissions, managementResourceId } from '../oauth/own-entries.ts'
 import { createResource } from '../oauth/resources.ts'
 import { openAttributes } from '../users/attributes.ts'
 import type { PasswordHash, Passwords } from '../users/password.ts'
@@ -58,6 +60,12 @@ const modelPermissions = [
   { permission: 'models:share', description: 'share models with others' },
 ]
 const serviceScopes = ['models:read', 'models:write']
+/** As AWS API Gateway writes one. */
+const basicPlan = {
+  name: 'Basic Plan',
+  throttle: { rateLimit: 100, burstLimit: 200 },
+  quota: { limit: 10_000, period: 'DAY' },
+} as const
 const webId = 'demo-web'
 const spaId = 'demo-spa'
 const serviceId = 'demo-service'
@@ -197,6 +205,10 @@ async function createClients(trx: Trx, issuer: string): Promise<{ webSecret: str
     default_resource: demoResource,
     permissions: serviceScopes.map(atDemo),
   })
+  await putPlan(trx, systemActor, basicPlan)
+  for (const client_id of [webId, spaId, serviceId]) {
+    await setClientPlan(trx, systemActor, { client_id, plan: basicPlan.name })
+  }
   return { webSecret: web.secret ?? '', serviceSecret: service.secret ?? '' }
 }
 

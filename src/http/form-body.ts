@@ -22,9 +22,9 @@ export async function readForm(ctx: Context | ParameterizedContext, maxBytes = 6
 }
 
 /** The same, as it came: one character a byte, nothing decoded. */
-export function readFormText(ctx: Context | ParameterizedContext, maxBytes: number): Promise<string> {
+export async function readFormText(ctx: Context | ParameterizedContext, maxBytes: number): Promise<string> {
   checkMediaType(ctx.req)
-  return readText(ctx.req, maxBytes)
+  return (await readBody(ctx.req, maxBytes)).toString('latin1')
 }
 
 function checkMediaType({ headers }: IncomingMessage): void {
@@ -39,9 +39,14 @@ function checkMediaType({ headers }: IncomingMessage): void {
   }
 }
 
-async function readText(req: IncomingMessage, maxBytes: number): Promise<string> {
+/**
+ * The bytes of a body, whatever it holds.
+ *
+ * @throws Problem PAYLOAD_TOO_LARGE, or MALFORMED_REQUEST when the caller leaves before its end
+ */
+export async function readBody(req: IncomingMessage, maxBytes: number): Promise<Buffer> {
   // The rest of a body that is too large stays unread, so the connection cannot be used again.
-  const tooLarge = new Problem('PAYLOAD_TOO_LARGE', `A form may have ${maxBytes} bytes.`, {
+  const tooLarge = new Problem('PAYLOAD_TOO_LARGE', `A body may have ${maxBytes} bytes here.`, {
     headers: { Connection: 'close' },
   })
   if (Number(req.headers['content-length'] ?? 0) > maxBytes) {
@@ -63,11 +68,11 @@ async function readText(req: IncomingMessage, maxBytes: number): Promise<string>
     .on('error', () => reject(endedEarly()))
     .on('close', () => reject(endedEarly()))
   await promise
-  return Buffer.concat(chunks).toString('latin1')
+  return Buffer.concat(chunks)
 }
 
 function endedEarly(): Problem {
-  return new Problem('MALFORMED_REQUEST', 'The form ended early.')
+  return new Problem('MALFORMED_REQUEST', 'The body ended early.')
 }
 
 /**

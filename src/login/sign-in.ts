@@ -9,6 +9,7 @@
 import type { Logger } from 'pino'
 import { writeAudit } from '../audit/audit.ts'
 import type { Db, Trx } from '../database/database.ts'
+import { Problem } from '../problems.ts'
 import { HashingOverloaded } from '../users/hashing-gate.ts'
 import type { PasswordHash, Passwords } from '../users/password.ts'
 import { findCredentials, findUser, replacePasswordHash, type User } from '../users/users.ts'
@@ -20,6 +21,8 @@ export interface SignInContext {
   readonly passwords: Passwords
   readonly throttle: Throttle
   readonly log: Logger
+  /** told how each attempt ended, for the metrics */
+  readonly onOutcome?: (outcome: SignInResult['status'] | 'overloaded' | 'failed') => void
 }
 
 export interface SignInInput {
@@ -55,6 +58,17 @@ type Refusal = 'unknown-login' | 'disabled' | 'no-password' | 'wrong-password' |
  * @throws HashingOverloaded when too many passwords are being checked; the attempt does not count
  */
 export async function signIn(context: SignInContext, input: SignInInput): Promise<SignInResult> {
+  try {
+    const result = await tryToSignIn(context, input)
+    context.onOutcome?.(result.status)
+    return result
+  } catch (error) {
+    context.onOutcome?.(error instanceof HashingOverloaded ? 'overloaded' : 'failed')
+    throw error
+  }
+}
+
+async function tryToSignIn(context: SignInContext, input: SignInInput): Promise<SignInResult> {
   const { db, throttle, log } = context
   const device = await findKnownDevice(db, input.deviceToken, input.login)
   const reservation = await throttle.reserve({ login: input.login, network: input.network, device })
@@ -78,6 +92,32 @@ export async function signIn(context: SignInContext, input: SignInInput): Promis
   const result = await db.transaction().execute((trx) => finish(trx, input, { ...found, newHash, device }))
   if (result.status === 'signed-in') await reservation.refund()
   return result
+}
+
+/**
+ * Whether somebody who is signed in already knows their password: asked before they change it. Counts like a sign-in.
+ * @throws HashingOverloaded, and Problem RATE_LIMIT_EXCEEDED after too many wrong ones
+ */
+export async function provePassword(
+  context: SignInContext,
+  input: Pick<SignInInput, 'login' | 'password' | 'network' | 'requestId'>,
+): Promise<boolean> {
+  const reservation = await context.throttle.reserve({ login: input.login, network: input.network })
+  if (!reservation.isAllowed) {
+    const { retryAfterSeconds } = reservation
+    throw new Problem('RATE_LIMIT_EXCEEDED', 'Too many wrong passwords', { retryAfterSeconds })
+  }
+  const { found, matches } = await check(context, input).catch(async (error: unknown) => {
+    await reservation.refund()
+    throw error
+  })
+  const refusal = refusalOf(found, matches)
+  if (refusal === undefined) {
+    await reservation.refund()
+    return true
+  }
+  await context.db.transaction().execute((trx) => writeRefusal(trx, input, found?.user.id, refusal))
+  return false
 }
 
 type Found = NonNullable<Awaited<ReturnType<typeof findCredentials>>>
@@ -132,7 +172,12 @@ async function finish(trx: Trx, input: SignInInput, proved: Proved): Promise<Sig
   return { status: 'signed-in', user, deviceToken }
 }
 
-async function writeRefusal(trx: Trx, input: SignInInput, userId: string | undefined, reason: Refusal): Promise<void> {
+async function writeRefusal(
+  trx: Trx,
+  input: Pick<SignInInput, 'requestId'>,
+  userId: string | undefined,
+  reason: Refusal,
+): Promise<void> {
   await writeAudit(
     trx,
     { type: 'anonymous', id: 'anonymous', requestId: input.requestId },

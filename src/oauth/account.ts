@@ -4,6 +4,7 @@
  */
 import { sql, type Selectable } from 'kysely'
 import type { Account, AccountClaims } from 'oidc-provider'
+import { everyoneRole } from '../access/rights.ts'
 import type { Db } from '../database/database.ts'
 import type { UsersTable } from '../database/tables.ts'
 
@@ -23,10 +24,12 @@ export async function findUserAccount(db: Db, userId: string): Promise<UserAccou
     .where('account_status', '=', 'active')
     .executeTakeFirst()
   if (user === undefined) return undefined
-  const { rows } = await sql<{ role: string; resource: string | null; permission: string | null }>`
+  const { rows } = await sql<{ role: string | null; resource: string | null; permission: string | null }>`
     SELECT ur.role, rp.resource, rp.permission
     FROM user_roles ur LEFT JOIN role_permissions rp ON rp.role = ur.role
-    WHERE ur.user_id = ${userId} ORDER BY ur.role`.execute(db)
+    WHERE ur.user_id = ${userId}
+    UNION ALL SELECT NULL, resource, permission FROM role_permissions WHERE role = ${everyoneRole}
+    ORDER BY 1`.execute(db)
   const permissions = new Map<string, Set<string>>()
   for (const { resource, permission } of rows) {
     if (resource === null || permission === null) continue
@@ -35,7 +38,8 @@ export async function findUserAccount(db: Db, userId: string): Promise<UserAccou
   return {
     accountId: user.id,
     user,
-    roles: [...new Set(rows.map(({ role }) => role))],
+    // Of the role that everybody has, nobody need be told.
+    roles: [...new Set(rows.flatMap(({ role }) => (role === null ? [] : [role])))],
     permissions,
     claims: () => standardClaims(user),
   }

@@ -1,8 +1,9 @@
 /**
- * What Latchkey registers for itself at every start: its management API as a resource like any other, the role that may
- * do everything there, and the client by which people sign in to their own pages here.
+ * What Latchkey registers for itself at every start: its management API as a resource like any other, the roles that
+ * go with it, and the clients by which people sign in to their own pages here and to the page that documents the API.
  */
 import { sql } from 'kysely'
+import { administratorRole, everyoneRole } from '../access/rights.ts'
 import { createRole, findRole, grantPermission } from '../access/roles.ts'
 import { systemActor } from '../audit/audit.ts'
 import type { Db, Trx } from '../database/database.ts'
@@ -12,8 +13,9 @@ import { createResource, findResource, updateResource } from './resources.ts'
 /** The client of the account pages: first-party, public, and never given more than `openid`. */
 export const accountClientId = 'latchkey-account'
 
-/** May do everything at the management API. */
-export const administratorRole = 'administrator'
+/** The client of the page that documents the API, and where it is sent back to. */
+export const docsClientId = 'latchkey-docs'
+export const docsCallbackPath = '/docs/oauth2-redirect.html'
 
 /** The management API's audience: a resource of the issuer's own. */
 export function managementResourceId(issuer: string): string {
@@ -38,7 +40,33 @@ export const managementPermissions = [
   ['audit:read', 'read the audit record'],
   ['plans:read', 'see usage plans'],
   ['plans:write', 'change usage plans'],
+  ['usage:read', 'see who calls which version of the management API'],
+  ['self:read', 'see your own account, sessions and applications'],
+  ['self:write', 'change your own account, end your sessions, withdraw what applications may do'],
 ] as const
+
+/** What everybody may do about what is their own. */
+const everyonesPermissions = ['self:read', 'self:write'] as const
+
+/** May help people, and no more: see who they are, what they are signed in to, and end that. */
+export const supportRole = 'support'
+const supportPermissions = [
+  'users:read',
+  'roles:read',
+  'clients:read',
+  'sessions:read',
+  'sessions:write',
+  'grants:read',
+  'grants:write',
+] as const
+
+/** The feed of security events, as the resource that machine clients ask for a token to. */
+export function signalsResourceId(issuer: string): string {
+  return `${issuer}/ssf`
+}
+
+/** What a client needs to receive it. */
+export const signalsPermission = 'signals:receive'
 
 const ownEntriesLock = 0x1a7c_0012
 
@@ -47,8 +75,20 @@ export async function ensureOwnEntries(db: Db, issuer: string): Promise<void> {
   await db.transaction().execute(async (trx) => {
     await sql`SELECT pg_advisory_xact_lock(${ownEntriesLock})`.execute(trx)
     await ensureManagementResource(trx, managementResourceId(issuer))
+    await ensureSignalsResource(trx, signalsResourceId(issuer))
     await ensureAccountClient(trx, `${issuer}/account/callback`)
+    await ensureDocsClient(trx, issuer)
   })
+}
+
+async function ensureSignalsResource(trx: Trx, id: string): Promise<void> {
+  const permissions = [{ permission: signalsPermission, description: 'be told what has been revoked' }]
+  const resource = await findResource(trx, id)
+  if (resource === undefined) {
+    await createResource(trx, systemActor, { id, name: 'Latchkey security events', permissions })
+  } else if (!resource.permissions.some(({ permission }) => permission === signalsPermission)) {
+    await updateResource(trx, systemActor, { id, permissions: [...resource.permissions, ...permissions] })
+  }
 }
 
 async function ensureManagementResource(trx: Trx, id: string): Promise<void> {
@@ -68,6 +108,16 @@ async function ensureManagementResource(trx: Trx, id: string): Promise<void> {
   for (const { permission } of permissions) {
     await grantPermission(trx, systemActor, { role: administratorRole, resource: id, permission })
   }
+  // These two are the operator's to change, so they are made once and then left alone.
+  for (const [name, description, allowed] of [
+    [everyoneRole, 'Everybody has it, without its being assigned', everyonesPermissions],
+    [supportRole, 'May help people at the management API', supportPermissions],
+  ] as const) {
+    const wasMade = resource?.permissions.some(({ permission }) => permission === 'self:read') === true
+    if (wasMade || (await findRole(trx, name)) !== undefined) continue
+    const granted = allowed.map((permission) => ({ resource: id, permission }))
+    await createRole(trx, systemActor, { name, description, permissions: granted })
+  }
 }
 
 async function ensureAccountClient(trx: Trx, redirectUri: string): Promise<void> {
@@ -83,5 +133,29 @@ async function ensureAccountClient(trx: Trx, redirectUri: string): Promise<void>
     })
   } else if (!client.redirect_uris.includes(redirectUri)) {
     await updateClient(trx, systemActor, { id: accountClientId, redirect_uris: [redirectUri] })
+  }
+}
+
+/**
+ * The page that documents the API signs people in to try it. Not first-party: people are asked, and see what the page may
+ * do for them; their roles bound it.
+ */
+async function ensureDocsClient(trx: Trx, issuer: string): Promise<void> {
+  const redirectUris = [`${issuer}${docsCallbackPath}`]
+  const client = await findClient(trx, docsClientId)
+  if (client === undefined) {
+    await createClient(trx, systemActor, {
+      id: docsClientId,
+      type: 'spa',
+      name: 'API documentation',
+      grant_types: ['authorization_code'],
+      redirect_uris: redirectUris,
+      permissions: managementPermissions.map(([permission]) => ({
+        resource: managementResourceId(issuer),
+        permission,
+      })),
+    })
+  } else if (client.redirect_uris[0] !== redirectUris[0]) {
+    await updateClient(trx, systemActor, { id: docsClientId, redirect_uris: redirectUris })
   }
 }

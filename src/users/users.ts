@@ -8,12 +8,15 @@
  * revocation that tells the services, and the end of what the protocol keeps for them.
  */
 import { randomBytes } from 'node:crypto'
+import { isDeepStrictEqual } from 'node:util'
 import { sql, type Selectable } from 'kysely'
 import { z } from 'zod'
+import { requireAnotherAdministrator, requireRightsOver } from '../access/rights.ts'
 import { writeAudit, type Actor } from '../audit/audit.ts'
-import type { Db, Trx } from '../database/database.ts'
+import { violatedUniqueConstraint, type Db, type Trx } from '../database/database.ts'
 import type { UsersTable } from '../database/tables.ts'
-import { parseInput, Problem } from '../problems.ts'
+import { requireVersion } from '../http/etag.ts'
+import { notFound, parseInput, Problem } from '../problems.ts'
 import { revoke } from '../revocation/revocations.ts'
 import type { UserAttributes } from './attributes.ts'
 import type { PasswordHash } from './password.ts'
@@ -88,6 +91,30 @@ const profileSchema = z.strictObject({
     .optional(),
 })
 
+/** All of a person that can be written as a whole: what PUT replaces and PATCH patches. */
+export const userDocumentSchema = z.strictObject({
+  email,
+  email_verified: z.boolean().default(false),
+  name: line.nullable().default(null),
+  profile: profileSchema.default({}),
+  attributes: z.record(z.string().max(64), z.unknown()).default({}),
+  /** left out: as it is */
+  is_active: z.boolean().optional(),
+})
+export type UserDocument = z.output<typeof userDocumentSchema>
+
+/** That document as it is now. */
+export function userDocument(user: User): UserDocument {
+  return {
+    email: user.email,
+    email_verified: user.email_verified,
+    name: user.name,
+    profile: profileSchema.parse(user.profile),
+    attributes: user.attributes,
+    is_active: user.account_status === 'active',
+  }
+}
+
 const createUserSchema = z.object({
   email,
   emailVerified: z.boolean().default(false),
@@ -95,7 +122,8 @@ const createUserSchema = z.object({
   profile: profileSchema.default({}),
 })
 
-const userColumns = [
+/** All but the password's hash. */
+export const userColumns = [
   'id',
   'email',
   'email_normalized',
@@ -146,11 +174,7 @@ export async function createUser(trx: Trx, actor: Actor, input: CreateUser): Pro
     .onConflict((conflict) => conflict.column('email_normalized').doNothing())
     .returning(userColumns)
     .executeTakeFirst()
-  if (user === undefined) {
-    throw new Problem('CONFLICT', 'There is already a user with this email address.', {
-      details: [{ field: 'email', constraint: 'unique', message: 'Belongs to another user' }],
-    })
-  }
+  if (user === undefined) throw takenEmail()
   await writeAudit(trx, actor, {
     action: 'user.created',
     target: { type: 'user', id },
@@ -159,9 +183,94 @@ export async function createUser(trx: Trx, actor: Actor, input: CreateUser): Pro
   return user
 }
 
+export interface UpdateUser {
+  readonly userId: string
+  /** those that the caller has seen; undefined: any */
+  readonly expectedVersions?: readonly number[] | undefined
+  /** the document as it shall be, of what it is: called with the row locked */
+  readonly to: (before: UserDocument) => UserDocument
+  readonly parseAttributes: (attributes: unknown) => UserAttributes
+}
+
+/**
+ * Writes what differs. A change that has been made already changes nothing, whatever it is based on, so that it can be
+ * sent again (RFC 9110 §13.1.1). Attributes travel in tokens, so a change of them ends the tokens that say otherwise.
+ *
+ * @throws Problem RESOURCE_NOT_FOUND, PRECONDITION_FAILED, VALIDATION_ERROR, CONFLICT when the address is another
+ *   person's or the last administrator would be shut out, AUTHORIZATION_ERROR about somebody who may do more
+ */
+export async function updateUser(trx: Trx, actor: Actor, input: UpdateUser): Promise<User> {
+  const { userId } = input
+  await lockFamilies(trx, userId)
+  // The role's lock comes before a person's, and whether it is needed is not known before the person is read.
+  const mayLock = input.to(userDocument(await getUser(trx, userId))).is_active === false
+  if (mayLock) await requireAnotherAdministrator(trx, userId)
+  const row = await lockUser(trx, userId)
+  const before = userDocument(row)
+  const after = { ...input.to(before) }
+  after.is_active ??= before.is_active
+  const changed = (Object.keys(before) as (keyof UserDocument)[]).filter(
+    (name) => !isDeepStrictEqual(before[name], after[name]),
+  )
+  if (changed.length === 0) return row
+  requireVersion(input.expectedVersions, row.row_version)
+  if (actor.type !== 'user' || actor.id !== userId || changed.includes('is_active')) {
+    await requireRightsOver(trx, actor, userId)
+  }
+  const attributes = changed.includes('attributes') ? input.parseAttributes(after.attributes) : row.attributes
+  const written = await trx
+    .updateTable('users')
+    .set({
+      email: after.email,
+      email_normalized: normalizeLogin(after.email),
+      // An address that nobody has verified is not verified because its predecessor was.
+      email_verified: changed.includes('email') && !changed.includes('email_verified') ? false : after.email_verified,
+      name: after.name,
+      profile: JSON.stringify(after.profile),
+      attributes: JSON.stringify(attributes),
+      row_version: sql<number>`row_version + 1`,
+      updated_at: sql<Date>`now()`,
+    })
+    .where('id', '=', userId)
+    .returning(userColumns)
+    .executeTakeFirstOrThrow()
+    .catch((error: unknown) => {
+      throw violatedUniqueConstraint(error) === undefined ? error : takenEmail()
+    })
+  if (changed.includes('attributes')) await endTokens(trx, actor, userId, 'attributes changed')
+  const fields = changed.filter((name) => name !== 'is_active')
+  if (fields.length > 0) {
+    const of = (document: UserDocument) => Object.fromEntries(fields.map((name) => [name, document[name] ?? null]))
+    await writeAudit(trx, actor, {
+      action: 'user.updated',
+      target: { type: 'user', id: userId },
+      details: { before: of(before), after: of(userDocument(written)) },
+    })
+  }
+  if (!changed.includes('is_active')) return written
+  return after.is_active === true ? enableUser(trx, actor, { userId }) : disableUser(trx, actor, { userId })
+}
+
+/** The tokens that this person holds are dead from now on; the sessions are not. */
+async function endTokens(trx: Trx, actor: Actor, userId: string, reason: string): Promise<void> {
+  const { token_version: tokenVersion } = await trx
+    .updateTable('users')
+    .set({ token_version: sql<number>`token_version + 1` })
+    .where('id', '=', userId)
+    .returning('token_version')
+    .executeTakeFirstOrThrow()
+  await revoke(trx, { kind: 'user', subject: userId, tokenVersion, reason, cause: 'claims-change', by: actor })
+}
+
+function takenEmail(): Problem {
+  return new Problem('CONFLICT', 'There is already a user with this email address.', {
+    details: [{ field: 'email', constraint: 'unique', message: 'Belongs to another user' }],
+  })
+}
+
 /** @throws Problem RESOURCE_NOT_FOUND when there is no such person */
 export async function getUser(db: Db, userId: string): Promise<User> {
-  return (await findUser(db, userId)) ?? unknownUser()
+  return (await findUser(db, userId)) ?? unknownUser(userId)
 }
 
 export async function findUser(db: Db, userId: string): Promise<User | undefined> {
@@ -257,6 +366,7 @@ export async function setPassword(
 ): Promise<User> {
   await lockFamilies(trx, userId)
   await lockUser(trx, userId)
+  await requireRightsOver(trx, actor, userId)
   await trx
     .updateTable('users')
     .set({ password_hash: passwordHash, password_changed_at: sql<Date>`now()` })
@@ -295,8 +405,10 @@ export async function disableUser(
   { userId, reason = 'the account was disabled' }: { readonly userId: string; readonly reason?: string | undefined },
 ): Promise<User> {
   await lockFamilies(trx, userId)
+  await requireAnotherAdministrator(trx, userId)
   const user = await lockUser(trx, userId)
   if (user.account_status === 'disabled') return user
+  await requireRightsOver(trx, actor, userId)
   await trx.updateTable('users').set({ account_status: 'disabled' }).where('id', '=', userId).execute()
   return endAccess(trx, actor, userId, 'user.disabled', reason)
 }
@@ -308,6 +420,7 @@ export async function disableUser(
 export async function enableUser(trx: Trx, actor: Actor, { userId }: { readonly userId: string }): Promise<User> {
   const user = await lockUser(trx, userId)
   if (user.account_status === 'active') return user
+  await requireRightsOver(trx, actor, userId)
   await trx
     .updateTable('users')
     .set({ account_status: 'active', row_version: sql<number>`row_version + 1`, updated_at: sql<Date>`now()` })
@@ -317,18 +430,41 @@ export async function enableUser(trx: Trx, actor: Actor, { userId }: { readonly 
   return getUser(trx, userId)
 }
 
+export interface RevokedAccess {
+  readonly user: User
+  /** how many of each have ended */
+  readonly ended: { readonly sessions: number; readonly grants: number; readonly consents: number }
+}
+
 /**
- * Signs a person out everywhere: sessions, refresh tokens, access tokens.
+ * Signs a person out everywhere, as they may do themselves and as is done for a stolen account: sessions, families,
+ * access tokens and codes, of every application and on every device. They may sign in again.
+ * @param input.reason for the audit record and the services
+ * @param input.consents true: what they agreed to is forgotten too, so that third-party applications ask again
  * @throws Problem RESOURCE_NOT_FOUND when there is no such person
  */
-export async function endAllSessions(
+export async function revokeEverythingOfUser(
   trx: Trx,
   actor: Actor,
-  { userId, reason }: { readonly userId: string; readonly reason: string },
-): Promise<User> {
+  {
+    userId,
+    reason,
+    consents = false,
+  }: { readonly userId: string; readonly reason: string; readonly consents?: boolean | undefined },
+): Promise<RevokedAccess> {
+  const forgotten = consents ? await forgetConsents(trx, userId) : 0
   await lockFamilies(trx, userId)
   await lockUser(trx, userId)
-  return endAccess(trx, actor, userId, 'user.sessions-ended', reason)
+  const { user, sessions, grants } = await endEverything(trx, actor, userId, 'user.access-revoked', reason, {
+    consents: forgotten,
+  })
+  return { user, ended: { sessions, grants, consents: forgotten } }
+}
+
+/** Before the families, here as wherever consent is withdrawn: a family that is just beginning looks the other way round. */
+async function forgetConsents(trx: Trx, userId: string): Promise<number> {
+  const { numDeletedRows } = await trx.deleteFrom('consents').where('user_id', '=', userId).executeTakeFirstOrThrow()
+  return Number(numDeletedRows)
 }
 
 /**
@@ -336,34 +472,13 @@ export async function endAllSessions(
  * @throws Problem RESOURCE_NOT_FOUND when there is no such person
  */
 export async function deleteUser(trx: Trx, actor: Actor, { userId }: { readonly userId: string }): Promise<void> {
+  await forgetConsents(trx, userId)
   await lockFamilies(trx, userId)
+  await requireAnotherAdministrator(trx, userId)
   await lockUser(trx, userId)
+  await requireRightsOver(trx, actor, userId)
   await endAccess(trx, actor, userId, 'user.deleted', 'the account was deleted')
   await trx.deleteFrom('users').where('id', '=', userId).execute()
-}
-
-/** What a person may do. */
-export interface EffectivePermission {
-  readonly resource: string
-  /** `type:action` */
-  readonly permission: string
-}
-
-/**
- * What a person's roles allow, each permission once, sorted; nothing for somebody unknown or disabled.
- * @param resource only what they allow there
- */
-export async function effectivePermissions(db: Db, userId: string, resource?: string): Promise<EffectivePermission[]> {
-  let query = db
-    .selectFrom('users')
-    .innerJoin('user_roles', 'user_roles.user_id', 'users.id')
-    .innerJoin('role_permissions', 'role_permissions.role', 'user_roles.role')
-    .select(['role_permissions.resource', 'role_permissions.permission'])
-    .distinct()
-    .where('users.id', '=', userId)
-    .where('users.account_status', '=', 'active')
-  if (resource !== undefined) query = query.where('role_permissions.resource', '=', resource)
-  return query.orderBy('role_permissions.resource').orderBy('role_permissions.permission').execute()
 }
 
 /**
@@ -384,11 +499,23 @@ async function lockUser(trx: Trx, userId: string): Promise<User> {
     .where('id', '=', userId)
     .forNoKeyUpdate()
     .executeTakeFirst()
-  return user ?? unknownUser()
+  return user ?? unknownUser(userId)
+}
+
+async function endAccess(trx: Trx, actor: Actor, userId: string, action: string, reason: string): Promise<User> {
+  const { user } = await endEverything(trx, actor, userId, action, reason)
+  return user
 }
 
 /** Ends everything that a person, whose families and row the caller has locked, has begun. */
-async function endAccess(trx: Trx, actor: Actor, userId: string, action: string, reason: string): Promise<User> {
+async function endEverything(
+  trx: Trx,
+  actor: Actor,
+  userId: string,
+  action: string,
+  reason: string,
+  details: Record<string, unknown> = {},
+): Promise<{ readonly user: User; readonly sessions: number; readonly grants: number }> {
   const user = await trx
     .updateTable('users')
     .set({
@@ -400,23 +527,37 @@ async function endAccess(trx: Trx, actor: Actor, userId: string, action: string,
     .where('id', '=', userId)
     .returning(userColumns)
     .executeTakeFirstOrThrow()
-  await revoke(trx, { kind: 'user', subject: userId, tokenVersion: user.token_version, reason })
+  await revoke(trx, {
+    kind: 'user',
+    subject: userId,
+    tokenVersion: user.token_version,
+    reason,
+    cause: action === 'user.password-changed' ? 'password-change' : 'other',
+    by: actor,
+  })
   await sql`
     DELETE FROM refresh_replies WHERE grant_id IN (
       SELECT id FROM artifacts WHERE kind = 'Grant' AND user_id = ${userId}
     )`.execute(trx)
-  await sql`
-    DELETE FROM artifacts WHERE user_id = ${userId} OR grant_id IN (
-      SELECT id FROM artifacts WHERE kind = 'Grant' AND user_id = ${userId}
-    )`.execute(trx)
+  const { rows } = await sql<{ sessions: number; grants: number }>`
+    WITH ended AS (
+      DELETE FROM artifacts WHERE user_id = ${userId} OR grant_id IN (
+        SELECT id FROM artifacts WHERE kind = 'Grant' AND user_id = ${userId}
+      )
+      RETURNING kind
+    )
+    SELECT count(*) FILTER (WHERE kind = 'Session')::int AS sessions,
+      count(*) FILTER (WHERE kind = 'Grant')::int AS grants
+    FROM ended`.execute(trx)
+  const { sessions = 0, grants = 0 } = rows[0] ?? {}
   await writeAudit(trx, actor, {
     action,
     target: { type: 'user', id: userId },
-    details: { reason, token_version: user.token_version },
+    details: { reason, token_version: user.token_version, sessions, grants, ...details },
   })
-  return user
+  return { user, sessions, grants }
 }
 
-function unknownUser(): never {
-  throw new Problem('RESOURCE_NOT_FOUND', 'There is no such user.')
+function unknownUser(userId: string): never {
+  throw notFound('user', userId, '/v1/users')
 }

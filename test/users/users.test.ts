@@ -1,5 +1,6 @@
 import { pino } from 'pino'
 import { beforeAll, describe, expect, it } from 'vitest'
+import { effectivePermissions } from '../../src/access/rights.ts'
 import type { Actor } from '../../src/audit/audit.ts'
 import { readConfig } from '../../src/config.ts'
 import type { Db, Trx } from '../../src/database/database.ts'
@@ -10,7 +11,6 @@ import {
   createUser,
   deleteUser,
   disableUser,
-  effectivePermissions,
   enableUser,
   endAllSessions,
   findCredentials,

@@ -1,0 +1,128 @@
+/**
+ * Whose rights reach how far. A person's rights are those of their roles together with those that everybody has; a
+ * client's are what it is registered for. Nobody gives away more than they have, or takes over somebody who has more
+ * (an operator at the command line, who could as well write the database, is above all that); and the last
+ * administrator stays one.
+ */
+import { sql } from 'kysely'
+import type { Actor } from '../audit/audit.ts'
+import type { Db, Trx } from '../database/database.ts'
+import { Problem } from '../problems.ts'
+
+/** May do everything at the management API. */
+export const administratorRole = 'administrator'
+
+/** Every person has it, without its being assigned: what it allows, everybody may. */
+export const everyoneRole = 'everyone'
+
+/** What a person may do. */
+export interface EffectivePermission {
+  readonly resource: string
+  /** `type:action` */
+  readonly permission: string
+}
+
+/**
+ * What a person's roles allow, each permission once, sorted; nothing for somebody unknown or disabled.
+ * @param resource only what they allow there
+ */
+export async function effectivePermissions(db: Db, userId: string, resource?: string): Promise<EffectivePermission[]> {
+  const { rows } = await sql<EffectivePermission>`
+    SELECT DISTINCT rp.resource, rp.permission
+    FROM users u JOIN role_permissions rp
+      ON rp.role = ${everyoneRole} OR rp.role IN (SELECT ur.role FROM user_roles ur WHERE ur.user_id = u.id)
+    WHERE u.id = ${userId} AND u.account_status = 'active'
+      ${resource === undefined ? sql`` : sql`AND rp.resource = ${resource}`}
+    ORDER BY rp.resource, rp.permission`.execute(db)
+  return rows
+}
+
+/** undefined: all there are */
+async function rightsOf(trx: Trx, actor: Actor): Promise<ReadonlySet<string> | undefined> {
+  if (actor.type === 'user') return keysOf(await effectivePermissions(trx, actor.id))
+  if (actor.type === 'client') {
+    const rows = await trx
+      .selectFrom('client_permissions')
+      .select(['resource', 'permission'])
+      .where('client_id', '=', actor.id)
+      .execute()
+    return keysOf(rows)
+  }
+  return actor.type === 'anonymous' ? new Set() : undefined
+}
+
+const keyOf = ({ resource, permission }: EffectivePermission) => `${permission}@${resource}`
+
+function keysOf(permissions: readonly EffectivePermission[]): ReadonlySet<string> {
+  return new Set(permissions.map(keyOf))
+}
+
+/**
+ * Refuses to give away what the actor has not.
+ * @throws Problem AUTHORIZATION_ERROR that names it
+ */
+export async function requireOwnRights(
+  trx: Trx,
+  actor: Actor,
+  permissions: readonly EffectivePermission[],
+): Promise<void> {
+  if (permissions.length === 0) return
+  const own = await rightsOf(trx, actor)
+  if (own === undefined) return
+  const beyond = permissions.map(keyOf).filter((permission) => !own.has(permission))
+  if (beyond.length === 0) return
+  throw new Problem('AUTHORIZATION_ERROR', `This gives away more than you have: ${beyond.slice(0, 10).join(', ')}.`)
+}
+
+/**
+ * Refuses to give a role, or to change what it allows, beyond the actor's own rights.
+ * @throws Problem AUTHORIZATION_ERROR
+ */
+export async function requireRightsOfRole(trx: Trx, actor: Actor, role: string): Promise<void> {
+  const permissions = await trx
+    .selectFrom('role_permissions')
+    .select(['resource', 'permission'])
+    .where('role', '=', role)
+    .execute()
+  await requireOwnRights(trx, actor, permissions)
+}
+
+/**
+ * Refuses changes to somebody whose rights are greater: whoever sets an administrator's password is one. What people do
+ * to themselves is theirs to do.
+ * @throws Problem AUTHORIZATION_ERROR
+ */
+export async function requireRightsOver(trx: Trx, actor: Actor, userId: string): Promise<void> {
+  if (actor.type === 'user' && actor.id === userId) return
+  // Of somebody who is disabled the roles count all the same: they come back with the account.
+  const { rows } = await sql<EffectivePermission>`
+    SELECT DISTINCT rp.resource, rp.permission FROM user_roles ur JOIN role_permissions rp ON rp.role = ur.role
+    WHERE ur.user_id = ${userId}`.execute(trx)
+  const own = await rightsOf(trx, actor)
+  if (own === undefined || rows.every((permission) => own.has(keyOf(permission)))) return
+  throw new Problem(
+    'AUTHORIZATION_ERROR',
+    'This person may do more than you: somebody with their rights has to do that.',
+  )
+}
+
+/**
+ * To be called before somebody stops being an administrator, in whatever way. Takes the role's lock, which is taken
+ * before a person's everywhere, so that two administrators cannot remove each other at the same moment.
+ * @throws Problem CONFLICT when nobody else would be left
+ */
+export async function requireAnotherAdministrator(trx: Trx, userId: string): Promise<void> {
+  const { rows: is } = await sql`
+    SELECT 1 FROM user_roles WHERE user_id = ${userId} AND role = ${administratorRole}`.execute(trx)
+  if (is.length === 0) return
+  await sql`SELECT 1 FROM roles WHERE name = ${administratorRole} FOR NO KEY UPDATE`.execute(trx)
+  const { rows } = await sql<{ isActive: boolean; others: number }>`
+    SELECT
+      EXISTS (SELECT 1 FROM users WHERE id = ${userId} AND account_status = 'active') AS "isActive",
+      (SELECT count(*)::int FROM user_roles ur JOIN users u ON u.id = ur.user_id
+        WHERE ur.role = ${administratorRole} AND ur.user_id <> ${userId} AND u.account_status = 'active') AS others`.execute(
+    trx,
+  )
+  if (rows[0]?.isActive !== true || rows[0].others > 0) return
+  throw new Problem('CONFLICT', 'This is the last administrator: make another one first.')
+}

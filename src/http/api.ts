@@ -1,0 +1,337 @@
+/**
+ * Carries requests to the endpoints that were declared (endpoint.ts), in the order in which everything about a request
+ * is decided: version, media type, network limit, who it is, their limits, whether they may, what they ask, what it is
+ * based on, whether it was asked before, and only then the handler. The answer is checked against its declaration before
+ * it is sent; for a change, before it is committed.
+ */
+import { Router } from '@koa/router'
+import type { Context, Middleware, Next, ParameterizedContext } from 'koa'
+import type { Logger } from 'pino'
+import { z } from 'zod'
+import type { Db, Trx } from '../database/database.ts'
+import { checkInput, notFound, Problem, type FieldError } from '../problems.ts'
+import { checkLifecycle, chooseVersion, vendorMediaType, type ApiVersion } from './api-version.ts'
+import { withDeadline } from './deadline.ts'
+import type { Caller, Endpoint, ErasedReply, ErasedRequest, OwnerOf } from './endpoint.ts'
+import { bodyTag, matchesNone, readIfMatch, versionTag } from './etag.ts'
+import {
+  fingerprintRequest,
+  readIdempotencyKey,
+  type Begun,
+  type Idempotency,
+  type StoredAnswer,
+} from './idempotency.ts'
+import { isStorableText, readJson, type JsonBody } from './json-body.ts'
+import { applyPatch, patchMediaTypes, type JsonObject, type PatchMediaType } from './patch.ts'
+import { checkQuery } from './query-parameters.ts'
+import type { RequestState } from './request-context.ts'
+
+/** What the limits say of a request that is let pass: headers for its answer. */
+export type LimitHeaders = Readonly<Record<string, string>>
+
+export interface ApiParts {
+  readonly db: Db
+  readonly log: Logger
+  readonly endpoints: readonly Endpoint[]
+  /** the one that is meant when a request names none first */
+  readonly versions: readonly ApiVersion[]
+  /** @throws Problem AUTHENTICATION_ERROR or AUTHORIZATION_ERROR with its challenge */
+  readonly authenticate: (ctx: ParameterizedContext<RequestState>) => Promise<Caller>
+  /** Before anybody is known. @throws Problem RATE_LIMIT_EXCEEDED */
+  readonly limitNetwork?: (ctx: ParameterizedContext<RequestState>) => Promise<void>
+  /** @throws Problem RATE_LIMIT_EXCEEDED */
+  readonly limitCaller?: (caller: Caller) => Promise<LimitHeaders>
+  readonly idempotency: Idempotency
+  /** Told of every answer, for the count of who still calls what. */
+  readonly onAnswer?: (answer: ApiAnswer) => void
+  /** the longest that a handler may take, in seconds */
+  readonly handlerSeconds: number
+  readonly now?: () => Date
+}
+
+export interface ApiAnswer {
+  readonly version: string
+  readonly clientId: string | undefined
+  readonly userAgent: string
+  /** `GET /v1/users/:user_id` */
+  readonly endpoint: string
+  readonly status: number
+}
+
+const defaultMaxBodyBytes = 256 * 1_024
+
+/** The middlewares of the API, in their order. */
+export function apiMiddlewares(parts: ApiParts): Middleware[] {
+  const { endpoints, versions } = parts
+  const now = parts.now ?? (() => new Date())
+  const nouns = new Set(endpoints.map(({ path }) => path.split('/')[2] ?? ''))
+  const router = new Router()
+  for (const endpoint of endpoints) {
+    const pattern = endpoint.path.replaceAll(/\{(\w+)\}/g, ':$1')
+    router.register(pattern, [endpoint.method], async (ctx: Context) => {
+      const version = (ctx.state as ApiState).version
+      if (version === undefined) throw new Error('a route of the API without a version')
+      await answer(parts, endpoint, version, ctx as unknown as ApiContext, now())
+    })
+  }
+
+  /** Everything under a version says which; a path without one is led to the one that was asked for. */
+  async function version(ctx: Context, next: Next): Promise<void> {
+    const chosen = chooseVersion(ctx, { versions, nouns })
+    if (chosen === undefined) return void (await next())
+    const state = ctx.state as ApiState
+    state.version = chosen.version
+    state.apiVersion = chosen.version.version
+    ctx.set('API-Version', chosen.version.version)
+    if (ctx.path !== chosen.path) {
+      for (const name of ['API-Version', 'X-API-Version', 'Accept']) ctx.vary(name)
+      ctx.path = chosen.path
+    }
+    if (parts.onAnswer !== undefined) ctx.res.once('finish', () => count(parts, ctx as unknown as ApiContext))
+    // A version that is gone answers so whatever is asked of it.
+    checkLifecycle(chosen.version, { method: 'GET' }, ctx.path, now())
+    await next()
+  }
+
+  return [version as Middleware, router.routes() as unknown as Middleware, router.allowedMethods() as Middleware]
+}
+
+interface ApiState extends RequestState {
+  version?: ApiVersion
+  apiVersion?: string
+  rateLimitHeaders?: LimitHeaders
+}
+type ApiContext = ParameterizedContext<ApiState> & { params: Record<string, string> }
+
+function count({ onAnswer }: ApiParts, ctx: ApiContext): void {
+  const { _matchedRoute: pattern } = ctx as unknown as { _matchedRoute?: unknown }
+  onAnswer?.({
+    version: ctx.state.apiVersion ?? '',
+    clientId: ctx.state.clientId,
+    userAgent: ctx.get('User-Agent'),
+    endpoint: `${ctx.method} ${typeof pattern === 'string' ? pattern : '(no route)'}`,
+    status: ctx.res.statusCode,
+  })
+}
+
+async function answer(
+  parts: ApiParts,
+  endpoint: Endpoint,
+  version: ApiVersion,
+  ctx: ApiContext,
+  now: Date,
+): Promise<void> {
+  ctx.set(checkLifecycle(version, endpoint, ctx.path, now))
+  const mediaType = negotiate(ctx, version)
+  await parts.limitNetwork?.(ctx)
+  const caller = await parts.authenticate(ctx)
+  ctx.state.clientId = caller.clientId
+  if (caller.userId !== undefined) ctx.state.userId = caller.userId
+  if (parts.limitCaller !== undefined) ctx.set(await parts.limitCaller(caller))
+  const rawParams = readParams(ctx, caller)
+  await requireAccess(parts.db, endpoint, caller, rawParams)
+
+  const maxBytes = endpoint.maxBodyBytes ?? defaultMaxBodyBytes
+  const json = endpoint.body === undefined ? undefined : await readBody(ctx, endpoint, version, maxBytes)
+  const { params, query, body } = checkRequest(endpoint, rawParams, ctx.querystring, json)
+  const { versions: expectedVersions, mustExist } = readIfMatch(ctx.get('If-Match'))
+  if (endpoint.requiresMatch === true && expectedVersions === undefined && !mustExist) {
+    throw new Problem('PRECONDITION_REQUIRED')
+  }
+
+  const begun = await beginWithKey(parts.idempotency, endpoint, ctx, caller, json)
+  if (begun?.kind === 'replay') {
+    send(ctx, { ...begun.answer, headers: { ...begun.answer.headers, 'Idempotency-Replayed': 'true' } }, endpoint)
+    return
+  }
+  const claim = begun?.claim
+  let written: StoredAnswer | undefined
+  const render = (reply: ErasedReply) => renderReply(endpoint, reply, mediaType)
+  const request: ErasedRequest = {
+    params,
+    query,
+    body,
+    caller,
+    db: parts.db,
+    expectedVersions,
+    mustExist,
+    mustNotExist: endpoint.method !== 'GET' && ctx.get('If-None-Match').trim() === '*',
+    path: ctx.path,
+    signal: (ctx.state as { signal?: AbortSignal }).signal ?? new AbortController().signal,
+    patched: (current) => patched(endpoint, current, json),
+    async write(change) {
+      if (written !== undefined) throw new Error(`${endpoint.name} writes twice`)
+      return parts.db.transaction().execute(async (trx: Trx) => {
+        const reply = await change(trx, caller.actor)
+        written = render(reply)
+        await claim?.complete(trx, written)
+        return reply
+      })
+    },
+  }
+  try {
+    const seconds = Math.min(endpoint.deadlineSeconds ?? parts.handlerSeconds, parts.handlerSeconds)
+    const reply = await withDeadline(seconds, () => endpoint.handle(request))
+    if (claim !== undefined && written === undefined) throw new Error(`${endpoint.name} takes a key and writes nothing`)
+    send(ctx, written ?? render(reply), endpoint)
+  } catch (error) {
+    // Nothing happened, so the same key may try again; what was committed before the error stays answered.
+    await claim?.abandon()
+    throw error
+  }
+}
+
+/** @throws Problem NOT_ACCEPTABLE; what the answer is sent as */
+function negotiate(ctx: ApiContext, version: ApiVersion): string {
+  const vendor = vendorMediaType(version.version)
+  ctx.vary('Accept')
+  if (ctx.get('Accept') === '') return 'application/json'
+  const accepted = ctx.accepts('application/json', vendor, 'application/problem+json')
+  if (accepted === vendor) return vendor
+  if (accepted === false) throw new Problem('NOT_ACCEPTABLE', `This API answers in application/json or ${vendor}.`)
+  return 'application/json'
+}
+
+function readParams(ctx: ApiContext, caller: Caller): Record<string, string> {
+  const params = Object.fromEntries(Object.entries(ctx.params).filter(([name]) => name !== '0'))
+  if (params['user_id'] === 'me') {
+    if (caller.userId === undefined) throw notFound('user', 'me')
+    params['user_id'] = caller.userId
+  }
+  return params
+}
+
+/**
+ * @throws Problem AUTHORIZATION_ERROR without the scope or about somebody else's, RESOURCE_NOT_FOUND where even the
+ *   existence of somebody else's is nobody's business
+ */
+async function requireAccess(
+  db: Db,
+  { access }: Endpoint,
+  caller: Caller,
+  params: Readonly<Record<string, string>>,
+): Promise<void> {
+  if (caller.scopes.has(access.scope)) return
+  const { self } = access
+  if (self === undefined || !caller.scopes.has(self.scope) || caller.userId === undefined) {
+    throw insufficientScope(self === undefined ? [access.scope] : [access.scope, self.scope])
+  }
+  if (typeof self.owner === 'string') {
+    if (params[self.owner] !== caller.userId) throw insufficientScope([access.scope])
+  } else if ((await ownerOf(self.owner, params, db)) !== caller.userId) {
+    throw new Problem('RESOURCE_NOT_FOUND', 'There is no such thing of yours.')
+  }
+}
+
+async function ownerOf(owner: Exclude<OwnerOf, string>, params: Readonly<Record<string, string>>, db: Db) {
+  return Object.values(params).every(isStorableText) ? owner(params, db) : undefined
+}
+
+/** RFC 6750 §3.1 */
+function insufficientScope(scopes: readonly string[]): Problem {
+  return new Problem('AUTHORIZATION_ERROR', `This needs the scope ${scopes.join(' or ')}.`, {
+    headers: { 'WWW-Authenticate': `Bearer error="insufficient_scope", scope="${scopes.join(' ')}"` },
+  })
+}
+
+async function readBody(ctx: ApiContext, endpoint: Endpoint, version: ApiVersion, maxBytes: number): Promise<JsonBody> {
+  const mediaTypes =
+    endpoint.method === 'PATCH' ? patchMediaTypes : ['application/json', vendorMediaType(version.version)]
+  return readJson(ctx, { mediaTypes, maxBytes, acceptPatch: endpoint.method === 'PATCH' })
+}
+
+/** Everything that is wrong with a request, at once. */
+function checkRequest(
+  endpoint: Endpoint,
+  rawParams: Record<string, string>,
+  rawQuery: string,
+  json: JsonBody | undefined,
+): { params: unknown; query: unknown; body: unknown } {
+  const params = checkInput(endpoint.params ?? z.object({}), rawParams)
+  if (!params.success || !Object.values(rawParams).every(isStorableText)) {
+    // No such identifier can exist, so nothing is there.
+    const [name = 'id', value = ''] = Object.entries(rawParams).at(-1) ?? []
+    throw notFound(name.replace(/_id$/, '').replaceAll('_', ' '), isStorableText(value) ? value : '')
+  }
+  const query = checkQuery(endpoint.query ?? z.strictObject({}), rawQuery)
+  // A patch is checked once it has been applied to what is there.
+  const body =
+    endpoint.body === undefined || endpoint.method === 'PATCH'
+      ? ({ success: true, data: undefined } as const)
+      : checkInput(endpoint.body, json?.value)
+  const details = [...(query.success ? [] : query.details), ...(body.success ? [] : body.details)]
+  if (details.length > 0 || !query.success || !body.success) throw invalid(details)
+  return { params: params.data, query: query.data, body: body.data }
+}
+
+function invalid(details: readonly FieldError[]): Problem {
+  return new Problem('VALIDATION_ERROR', 'Request validation failed', { details })
+}
+
+function patched(endpoint: Endpoint, current: object, json: JsonBody | undefined): unknown {
+  if (json === undefined || endpoint.body === undefined) throw new Error(`${endpoint.name} takes no patch`)
+  const checked = checkInput(
+    endpoint.body,
+    applyPatch(current as JsonObject, json.mediaType as PatchMediaType, json.value),
+  )
+  if (!checked.success) throw invalid(checked.details)
+  return checked.data
+}
+
+/** POST and PATCH may carry a key; the others are idempotent by themselves (RFC 9110 §9.2.2). */
+async function beginWithKey(
+  idempotency: Idempotency,
+  endpoint: Endpoint,
+  ctx: ApiContext,
+  caller: Caller,
+  json: JsonBody | undefined,
+): Promise<Begun | undefined> {
+  if (endpoint.method !== 'POST' && endpoint.method !== 'PATCH') return undefined
+  const key = readIdempotencyKey(ctx.req.headers['idempotency-key']?.toString())
+  if (key === undefined) return undefined
+  const fingerprint = fingerprintRequest({
+    method: ctx.method,
+    url: ctx.querystring === '' ? ctx.path : `${ctx.path}?${ctx.querystring}`,
+    contentType: json?.mediaType ?? '',
+    body: json?.bytes ?? new Uint8Array(),
+  })
+  return idempotency.begin({ caller: `${caller.clientId} ${caller.id}`, key, fingerprint })
+}
+
+/** @throws Error when the handler's answer is not what was declared: a mistake of ours */
+function renderReply(endpoint: Endpoint, reply: ErasedReply, mediaType: string): StoredAnswer {
+  const schema = endpoint.responses[reply.status]
+  if (schema === undefined) throw new Error(`${endpoint.name} answers ${reply.status}, which it does not declare`)
+  const headers: Record<string, string> = { ...reply.headers }
+  if (schema === null) {
+    if (reply.version !== undefined) headers['ETag'] = versionTag(reply.version, reply.variant)
+    return { status: reply.status, headers, body: '' }
+  }
+  const checked = schema.safeParse(reply.body)
+  if (!checked.success) {
+    throw new Error(`${endpoint.name} answers what it does not declare: ${z.prettifyError(checked.error)}`)
+  }
+  const body = JSON.stringify(checked.data)
+  headers['Content-Type'] = mediaType
+  if (reply.version !== undefined) headers['ETag'] = versionTag(reply.version, reply.variant)
+  else if (endpoint.method === 'GET') headers['ETag'] = bodyTag(body)
+  return { status: reply.status, headers, body }
+}
+
+function send(ctx: ApiContext, { status, headers, body }: StoredAnswer, endpoint: Endpoint): void {
+  ctx.set({ ...headers })
+  ctx.set('Cache-Control', endpoint.cacheControl ?? (endpoint.method === 'GET' ? 'private, no-cache' : 'no-store'))
+  if (
+    endpoint.method === 'GET' &&
+    headers['ETag'] !== undefined &&
+    !matchesNone(ctx.get('If-None-Match'), headers['ETag'])
+  ) {
+    ctx.status = 304
+    return
+  }
+  // Koa makes 204 of null, and text/plain of a string.
+  ctx.body = body === '' ? null : body
+  ctx.status = status
+  const { 'Content-Type': type } = headers
+  if (type !== undefined) ctx.set('Content-Type', type)
+}

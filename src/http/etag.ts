@@ -1,0 +1,70 @@
+import { createHash } from 'node:crypto'
+import { Problem } from '../problems.ts'
+
+/**
+ * The entity tag of a row: its version, so that it changes exactly when the row does, in every process (RFC 9110 §8.8.3).
+ *
+ * @param variant what else the representation depends on, such as the chosen fields; If-Match looks at the version alone
+ */
+export function versionTag(version: number, variant = ''): string {
+  return variant === '' ? `"${version}"` : `"${version}.${digest(variant).slice(0, 8)}"`
+}
+
+/** A weak tag of a body that has no version of its own, such as a list's. */
+export function bodyTag(body: string): string {
+  return `W/"${digest(body).slice(0, 22)}"`
+}
+
+function digest(text: string): string {
+  return createHash('sha256').update(text).digest('base64url')
+}
+
+/** What a change may be based on; undefined: anything. `[]` fits nothing. */
+export type ExpectedVersions = readonly number[] | undefined
+
+/**
+ * Reads If-Match: the versions that the caller has seen. A weak tag, or one that is not ours, fits nothing (RFC 9110
+ * §13.1.1). `*` fits whatever there is.
+ *
+ * @throws Problem MALFORMED_REQUEST for a header that is no list of entity tags
+ */
+export function readIfMatch(header: string): { readonly versions: ExpectedVersions; readonly mustExist: boolean } {
+  if (header === '') return { versions: undefined, mustExist: false }
+  if (header.trim() === '*') return { versions: undefined, mustExist: true }
+  const versions = readTags(header, 'If-Match').flatMap((tag) => {
+    const [, version] = /^"(\d{1,15})(?:\.[\w-]{1,32})?"$/.exec(tag) ?? []
+    return version === undefined ? [] : [Number(version)]
+  })
+  return { versions, mustExist: true }
+}
+
+/**
+ * Whether If-None-Match names this tag, so that the answer is 304 (RFC 9110 §13.1.2: weak comparison).
+ *
+ * @throws Problem MALFORMED_REQUEST for a header that is no list of entity tags
+ */
+export function matchesNone(header: string, tag: string): boolean {
+  if (header === '') return true
+  if (header.trim() === '*') return false
+  const opaque = (one: string) => one.replace(/^W\//, '')
+  return !readTags(header, 'If-None-Match').some((one) => opaque(one) === opaque(tag))
+}
+
+function readTags(header: string, name: string): string[] {
+  const tags = header.match(/(?:W\/)?"[\x21\x23-\x7e\x80-\xff]*"/g) ?? []
+  const rest = header.replaceAll(/(?:W\/)?"[\x21\x23-\x7e\x80-\xff]*"/g, '').replaceAll(/[\s,]/g, '')
+  if (rest !== '' || tags.length === 0 || tags.length > 50) {
+    throw new Problem('MALFORMED_REQUEST', `${name} is * or a list of entity tags, such as "3".`)
+  }
+  return tags
+}
+
+/**
+ * Refuses a change that is not based on the row as it is.
+ *
+ * @throws Problem PRECONDITION_FAILED
+ */
+export function requireVersion(expected: ExpectedVersions, version: number): void {
+  if (expected === undefined || expected.includes(version)) return
+  throw new Problem('PRECONDITION_FAILED', undefined, { headers: { ETag: versionTag(version) } })
+}

@@ -1,0 +1,337 @@
+/**
+ * The OpenAPI 3.1 document, made from the endpoints themselves, so that what is documented is what is parsed and checked.
+ * Refusals that follow from an endpoint's parts (a scope, a body, a version) are documented by those parts.
+ */
+import { z } from 'zod'
+import { createDocument, type ZodOpenApiOperationObject, type ZodOpenApiPathsObject } from 'zod-openapi'
+import { problemCatalogue, toProblemBody, Problem, type ProblemCode } from '../problems.ts'
+import type { ApiVersion } from './api-version.ts'
+import type { Endpoint } from './endpoint.ts'
+import { patchMediaTypes } from './patch.ts'
+
+export interface ApiDescription {
+  readonly issuer: string
+  /** of the document: semver, raised with it */
+  readonly version: string
+  readonly title: string
+  readonly description: string
+  readonly endpoints: readonly Endpoint[]
+  readonly versions: readonly ApiVersion[]
+  /** scope → what it allows */
+  readonly scopes: Readonly<Record<string, string>>
+  /** heading → what stands under it */
+  readonly tags: Readonly<Record<string, string>>
+}
+
+/** The document as it is served, ready to be written as JSON. */
+export type OpenApiDocument = ReturnType<typeof createDocument>
+
+export function describeApi(api: ApiDescription): OpenApiDocument {
+  const paths: Record<string, Record<string, ZodOpenApiOperationObject>> = {}
+  for (const endpoint of api.endpoints) {
+    const operations = (paths[endpoint.path] ??= {})
+    operations[endpoint.method.toLowerCase()] = describeOperation(endpoint)
+  }
+  return createDocument(
+    {
+      openapi: '3.1.0',
+      info: {
+        title: api.title,
+        version: api.version,
+        description: api.description,
+        license: { name: 'MIT', identifier: 'MIT' },
+      },
+      servers: [{ url: api.issuer }],
+      externalDocs: { url: `${api.issuer}/docs/errors`, description: 'Every error code, and what to do' },
+      tags: Object.entries(api.tags).map(([name, description]) => ({ name, description })),
+      paths: paths as ZodOpenApiPathsObject,
+      components: {
+        schemas: { Error: errorBody },
+        responses: describeRefusals(api.issuer) as never,
+        securitySchemes: {
+          oauth2: {
+            type: 'oauth2',
+            description: `An access token for the resource ${api.issuer}/v1`,
+            flows: {
+              authorizationCode: {
+                authorizationUrl: `${api.issuer}/authorize`,
+                tokenUrl: `${api.issuer}/token`,
+                refreshUrl: `${api.issuer}/token`,
+                scopes: { ...api.scopes },
+              },
+              clientCredentials: { tokenUrl: `${api.issuer}/token`, scopes: { ...api.scopes } },
+            },
+          },
+          api_key: {
+            type: 'apiKey',
+            in: 'header',
+            name: 'x-api-key',
+            description: 'For callers that cannot do OAuth: it may do what its client may.',
+          },
+        },
+      },
+    },
+    {
+      override({ jsonSchema, io }) {
+        // A client must let pass members that are added later.
+        if (io === 'output') delete jsonSchema.additionalProperties
+      },
+      reused: 'inline',
+    },
+  )
+}
+
+function describeOperation(endpoint: Endpoint): ZodOpenApiOperationObject {
+  const { access, lifecycle } = endpoint
+  const headers = requestHeaders(endpoint)
+  const requestParams = {
+    ...(endpoint.params === undefined ? {} : { path: endpoint.params }),
+    ...(endpoint.query === undefined ? {} : { query: endpoint.query }),
+    ...(headers === undefined ? {} : { header: headers }),
+  } as NonNullable<ZodOpenApiOperationObject['requestParams']>
+  return {
+    operationId: endpoint.name,
+    summary: endpoint.summary,
+    ...(endpoint.description === undefined ? {} : { description: endpoint.description }),
+    tags: [endpoint.tag],
+    security: [
+      { oauth2: [access.scope] },
+      ...(access.self === undefined ? [] : [{ oauth2: [access.self.scope] }]),
+      { api_key: [] },
+    ],
+    ...(lifecycle?.deprecatedAt === undefined ? {} : { deprecated: true }),
+    ...(lifecycle?.since === undefined ? {} : { 'x-since': lifecycle.since }),
+    requestParams,
+    ...(endpoint.body === undefined ? {} : { requestBody: describeBody(endpoint, endpoint.body) }),
+    responses: {
+      ...Object.fromEntries(
+        Object.entries(endpoint.responses).map(([status, schema]) => [
+          status,
+          describeSuccess(endpoint, status, schema),
+        ]),
+      ),
+      ...Object.fromEntries(
+        refusalsOf(endpoint).map((status) => [status, { $ref: `#/components/responses/${status}` }]),
+      ),
+    } as ZodOpenApiOperationObject['responses'],
+  }
+}
+
+function describeBody(endpoint: Endpoint, body: z.ZodType): NonNullable<ZodOpenApiOperationObject['requestBody']> {
+  if (endpoint.method !== 'PATCH') {
+    return { required: true, content: { 'application/json': withExample(endpoint, body) } }
+  }
+  const merge = withExample(endpoint, endpoint.mergePatch ?? (body as z.ZodObject).partial())
+  const [mergePatch, jsonPatch, json] = patchMediaTypes
+  return {
+    required: true,
+    content: {
+      [mergePatch]: merge,
+      [json]: merge,
+      [jsonPatch]: { schema: jsonPatchBody, example: [{ op: 'test', path: '/name', value: 'Alice' }] },
+    },
+  }
+}
+
+function describeSuccess(endpoint: Endpoint, status: string, schema: z.ZodType | null) {
+  const headers = successHeaders(endpoint, status)
+  return {
+    description: successText[status] ?? 'Done',
+    ...(headers === undefined ? {} : { headers }),
+    ...(schema === null ? {} : { content: { 'application/json': withExample(endpoint, schema) } }),
+  }
+}
+
+function withExample(endpoint: Endpoint, schema: z.ZodType): { schema: z.ZodType; example: unknown } {
+  const example = exampleOf(schema)
+  if (example === undefined) throw new Error(`${endpoint.name} has a body without an example`)
+  return { schema, example }
+}
+
+/** The example that a schema was given, or one put together from those of its members. */
+export function exampleOf(schema: z.ZodType): unknown {
+  const { example } = (schema.meta() ?? {}) as { example?: unknown }
+  if (example !== undefined) return example
+  if (schema instanceof z.ZodObject) {
+    const members = Object.entries(schema.shape as Record<string, z.ZodType>).flatMap(([name, member]) => {
+      const inside = exampleOf(member)
+      return inside === undefined ? [] : [[name, inside] as const]
+    })
+    return members.length === 0 ? undefined : Object.fromEntries(members)
+  }
+  if (schema instanceof z.ZodArray) {
+    const inside = exampleOf(schema.element as z.ZodType)
+    return inside === undefined ? undefined : [inside]
+  }
+  if (schema instanceof z.ZodOptional || schema instanceof z.ZodNullable || schema instanceof z.ZodDefault) {
+    return exampleOf(schema.unwrap() as z.ZodType)
+  }
+  return undefined
+}
+
+const successText: Readonly<Record<string, string>> = {
+  200: 'The answer',
+  201: 'Created; `Location` says where',
+  202: 'Accepted',
+  204: 'Done; there is nothing to say',
+}
+
+function successHeaders(endpoint: Endpoint, status: string): z.ZodObject | undefined {
+  const headers: Record<string, z.ZodType> = {
+    'API-Version': z.string().meta({ description: 'which version answered' }),
+  }
+  if (status === '201') headers['Location'] = z.string().meta({ description: 'where it is' })
+  if (endpoint.method !== 'DELETE' && status !== '204') {
+    headers['ETag'] = z.string().optional().meta({ description: 'for If-Match and If-None-Match' })
+  }
+  return z.object(headers)
+}
+
+function requestHeaders(endpoint: Endpoint): z.ZodObject | undefined {
+  const headers: Record<string, z.ZodType> = {}
+  if (endpoint.method === 'POST' || endpoint.method === 'PATCH') {
+    headers['Idempotency-Key'] = z
+      .string()
+      .optional()
+      .meta({ description: 'The same key and request within 24 hours get the same answer, and there is one effect.' })
+  }
+  if (endpoint.method === 'PUT' || endpoint.method === 'PATCH') {
+    const description = 'The `ETag` that this change is based on; 412 when the resource has changed since.'
+    headers['If-Match'] =
+      endpoint.requiresMatch === true ? z.string().meta({ description }) : z.string().optional().meta({ description })
+  }
+  if (endpoint.method === 'GET') {
+    headers['If-None-Match'] = z
+      .string()
+      .optional()
+      .meta({ description: 'The `ETag` that you have; 304 when it is still so.' })
+  }
+  return Object.keys(headers).length === 0 ? undefined : z.object(headers)
+}
+
+const always = [401, 403, 406, 429, 500, 503, 504] as const
+
+/** Which refusals follow from what an endpoint is made of. */
+export function refusalsOf(endpoint: Endpoint): number[] {
+  const { method } = endpoint
+  const isChange = method === 'PUT' || method === 'PATCH'
+  return [
+    ...new Set<number>([
+      ...always,
+      400,
+      ...(method === 'GET' ? [304] : []),
+      ...(endpoint.path.includes('{') ? [404] : []),
+      ...(endpoint.body === undefined ? [] : [413, 415]),
+      ...(method === 'POST' || method === 'PATCH' ? [409, 422] : []),
+      ...(isChange ? [412] : []),
+      ...(endpoint.requiresMatch === true ? [428] : []),
+      ...(endpoint.lifecycle?.goneAt === undefined ? [] : [410]),
+      ...(endpoint.problems ?? []).map((code) => problemCatalogue[code].status),
+    ]),
+  ].sort((a, b) => a - b)
+}
+
+const statusText: Readonly<Record<number, string>> = {
+  304: 'What you have is still so',
+  400: 'The request is not valid: `details` names every field',
+  401: 'A valid access token is needed',
+  403: 'The token lacks the scope, the API key is not valid, or this is beyond the caller’s own rights',
+  404: 'There is no such thing',
+  406: 'The answer cannot be given in that media type',
+  409: 'The request conflicts with what is there; or one with the same Idempotency-Key is still running',
+  410: 'This is not here any more',
+  412: 'The resource has changed since you read it',
+  413: 'The body is too large',
+  415: 'The body is in a media type that is not understood here',
+  422: 'The Idempotency-Key was used for another request',
+  428: 'Say in If-Match what this change is based on',
+  429: 'Too many requests: `Retry-After` says when to come back',
+  500: 'A mistake of ours',
+  503: 'Overloaded or without its database for the moment: `Retry-After` says when to come back',
+  504: 'Something behind took too long',
+}
+
+/** Each documented refusal, with an example of the body that is really written. */
+function describeRefusals(issuer: string): Record<string, unknown> {
+  return Object.fromEntries(
+    Object.entries(statusText).map(([status, description]) => {
+      if (status === '304') return [status, { description }]
+      const problem = exampleProblem(Number(status))
+      const example = toProblemBody(problem, {
+        issuer,
+        path: '/v1/users',
+        requestId: '7f3c6b2a-5d9e-4f8b-a1c3-9e8d7c6b5a4f',
+        at: new Date('2026-01-15T14:35:22Z'),
+      })
+      const content = { schema: { $ref: '#/components/schemas/Error' }, example }
+      return [status, { description, content: { 'application/json': content, 'application/problem+json': content } }]
+    }),
+  )
+}
+
+function exampleProblem(status: number): Problem {
+  if (status === 400) {
+    return new Problem('VALIDATION_ERROR', 'Request validation failed', {
+      details: [{ field: 'email', value: 'not-an-email', constraint: 'format', message: 'must be an email address' }],
+    })
+  }
+  if (status === 429) {
+    return new Problem('RATE_LIMIT_EXCEEDED', 'API rate limit exceeded', {
+      retryAfterSeconds: 600,
+      members: { limit: 1_000, remaining: 0, reset_at: '2026-01-15T15:00:00Z' },
+    })
+  }
+  const [code] = Object.entries(problemCatalogue).find(([, entry]) => (entry.status as number) === status) ?? [
+    'SERVER_ERROR',
+  ]
+  return new Problem(code as ProblemCode)
+}
+
+const detail = z.object({
+  field: z.string(),
+  constraint: z.string().optional(),
+  message: z.string(),
+  value: z.union([z.string(), z.number(), z.boolean(), z.null()]).optional(),
+  expected_format: z.string().optional(),
+})
+
+/** The one body of every refusal: the members of RFC 9457, and the envelope beside them. */
+export const errorBody = z
+  .object({
+    type: z.string(),
+    title: z.string(),
+    status: z.int(),
+    detail: z.string(),
+    instance: z.string(),
+    error: z.object({
+      code: z.enum(Object.keys(problemCatalogue) as [string, ...string[]]),
+      message: z.string(),
+      details: z.array(detail).optional(),
+      retry_after: z.number().optional(),
+      limit: z.number().optional(),
+      remaining: z.number().optional(),
+      reset_at: z.string().optional(),
+      resource_type: z.string().optional(),
+      resource_id: z.string().optional(),
+      suggestions: z.array(z.string()).optional(),
+      shutdown_date: z.string().optional(),
+      migration_guide: z.string().optional(),
+      support: z.string().optional(),
+    }),
+    request_id: z.string(),
+    timestamp: z.string(),
+    documentation: z.string(),
+  })
+  .meta({ id: 'Error', description: 'Why a request was refused, and what to do' })
+
+const jsonPatchBody = z
+  .array(
+    z.object({
+      op: z.enum(['add', 'remove', 'replace', 'move', 'copy', 'test']),
+      path: z.string(),
+      from: z.string().optional(),
+      value: z.unknown().optional(),
+    }),
+  )
+  .max(100)
+  .meta({ id: 'JsonPatch', description: 'RFC 6902' })
