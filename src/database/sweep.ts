@@ -16,6 +16,16 @@ const expirable = [
   { table: 'known_devices', key: sql`id`, expired: sql`expires_at < now()` },
   { table: 'client_secrets', key: sql`id`, expired: sql`expires_at < now()` },
   { table: 'secrets', key: sql`id`, expired: sql`expires_at < now()` },
+  { table: 'idempotency_keys', key: sql`caller_id, key`, expired: sql`expires_at < now()` },
+  { table: 'api_keys', key: sql`id`, expired: sql`expires_at < now()` },
+  // What is full, or over, is what a missing one means.
+  { table: 'rate_buckets', key: sql`key`, expired: sql`full_at < now()` },
+  { table: 'quota_counters', key: sql`key`, expired: sql`ends_at < now()` },
+  {
+    table: 'api_usage',
+    key: sql`day, version, client_id, user_agent, endpoint`,
+    expired: sql`day < (now() AT TIME ZONE 'UTC')::date - 400`,
+  },
   // A bucket untouched for a day is full again, which is what a missing one means.
   { table: 'sign_in_throttle', key: sql`key`, expired: sql`updated_at < now() - interval '1 day'` },
 ] as const

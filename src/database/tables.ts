@@ -30,11 +30,22 @@ export interface Tables {
   artifacts: ArtifactsTable
   refresh_replies: RefreshRepliesTable
   revocations: RevocationsTable
+  security_events: SecurityEventsTable
+  signal_streams: SignalStreamsTable
+  signal_receipts: SignalReceiptsTable
+  signal_pusher: SignalPusherTable
   audit_events: AuditEventsTable
+  audit_chain: AuditChainTable
   signing_keys: SigningKeysTable
   secrets: SecretsTable
   settings: SettingsTable
   change_counters: ChangeCountersTable
+  idempotency_keys: IdempotencyKeysTable
+  usage_plans: UsagePlansTable
+  api_keys: ApiKeysTable
+  rate_buckets: RateBucketsTable
+  quota_counters: QuotaCountersTable
+  api_usage: ApiUsageTable
 }
 
 export interface UsersTable {
@@ -125,6 +136,7 @@ export interface ClientsTable {
   require_pushed_authorization_requests: Generated<boolean>
   dpop_bound_access_tokens: Generated<boolean>
   default_resource: string | null
+  plan: string | null
   status: Generated<'active' | 'disabled'>
   token_version: Generated<number>
   row_version: Generated<number>
@@ -184,8 +196,55 @@ export interface RevocationsTable {
   subject: string
   token_version: number | null
   reason: string
+  cause: Generated<'password-change' | 'claims-change' | 'other'>
+  initiated_by: Generated<'admin' | 'user' | 'policy' | 'system'>
+  request_id: ColumnType<string | null, string | null | undefined, never>
   revoked_at: DefaultNow
   expires_at: Timestamp
+}
+
+export interface SecurityEventsTable {
+  revocation_id: number
+  jti: string
+  kid: string
+  signed_set: string
+  signed_at: DefaultNow
+}
+
+export interface SignalStreamsTable {
+  stream_id: string
+  client_id: string
+  delivery_method: 'poll' | 'push'
+  endpoint_url: string | null
+  sealed_authorization_header: NullableBytes
+  events_requested: NullableJson<string[]>
+  events_delivered: Json<string[]>
+  description: string | null
+  status: Generated<'enabled' | 'paused' | 'disabled'>
+  status_reason: string | null
+  cursor_transaction_id: Generated<string>
+  cursor_id: Generated<number>
+  verification_jti: string | null
+  verification_state: string | null
+  verification_requested_at: NullableTimestamp
+  failing_since: NullableTimestamp
+  last_error: string | null
+  active_at: DefaultNow
+  expires_at: NullableTimestamp
+  created_at: DefaultNow
+}
+
+export interface SignalReceiptsTable {
+  stream_id: string
+  revocation_id: number
+  refusals: Generated<number>
+  retry_at: NullableTimestamp
+}
+
+export interface SignalPusherTable {
+  id: Generated<boolean>
+  holder: Generated<string>
+  leased_until: DefaultNow
 }
 
 export interface AuditEventsTable {
@@ -203,6 +262,14 @@ export interface AuditEventsTable {
   sequence: number | null
   previous_hash: NullableBytes
   hash: NullableBytes
+}
+
+export interface AuditChainTable {
+  id: Generated<boolean>
+  sequence: number
+  hash: Bytes
+  seal: NullableBytes
+  sealed_at: DefaultNow
 }
 
 export interface SigningKeysTable {
@@ -233,4 +300,66 @@ export interface SettingsTable {
 export interface ChangeCountersTable {
   topic: string
   version: Generated<number>
+}
+
+export interface UsagePlansTable {
+  name: string
+  rate_limit: number | null
+  burst_limit: number | null
+  quota_limit: number | null
+  quota_period: 'DAY' | 'WEEK' | 'MONTH' | null
+  row_version: Generated<number>
+  created_at: DefaultNow
+  updated_at: DefaultNow
+}
+
+export interface ApiKeysTable {
+  id: string
+  client_id: string
+  name: string
+  prefix: string
+  key_hash: Bytes
+  plan: string | null
+  created_at: DefaultNow
+  last_used_at: NullableTimestamp
+  expires_at: NullableTimestamp
+}
+
+export interface RateBucketsTable {
+  key: string
+  tokens: number
+  granted: number
+  updated_at: Timestamp
+  full_at: Timestamp
+}
+
+export interface QuotaCountersTable {
+  key: string
+  period: 'DAY' | 'WEEK' | 'MONTH'
+  starts_at: Timestamp
+  ends_at: Timestamp
+  used: number
+  granted: number
+}
+
+export interface ApiUsageTable {
+  day: ColumnType<Date, string, string>
+  version: string
+  client_id: string
+  user_agent: string
+  endpoint: string
+  requests: number
+  errors: number
+  last_seen_at: Timestamp
+}
+
+export interface IdempotencyKeysTable {
+  caller_id: string
+  key: string
+  fingerprint: Bytes
+  claimed_by: string
+  locked_until: Timestamp
+  sealed_answer: NullableBytes
+  created_at: DefaultNow
+  expires_at: Timestamp
 }

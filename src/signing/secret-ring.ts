@@ -8,7 +8,7 @@ import { sql, type SqlBool } from 'kysely'
 import type { Logger } from 'pino'
 import { systemActor, writeAudit, type Actor } from '../audit/audit.ts'
 import type { Changes } from '../database/changes.ts'
-import type { Database, Trx } from '../database/database.ts'
+import type { Database, Db, Trx } from '../database/database.ts'
 import { secretRow, type KeyEncryption } from './key-encryption.ts'
 import { openReloading } from './reload.ts'
 import { lockSigningTables } from './signing-lock.ts'
@@ -16,9 +16,19 @@ import { lockSigningTables } from './signing-lock.ts'
 /**
  * What the secrets are for: `cookies` signs the provider's cookies, `csrf` the forms, `cursors` the pages of a list,
  * `throttle` blurs the names in the throttle's table, `dpop-nonce` makes DPoP nonces (RFC 9449 §8), `devices` stands for
- * a device code that somebody typed the user code of (RFC 8628).
+ * a device code that somebody typed the user code of (RFC 8628), `audit` seals the head of the audit record,
+ * `idempotency` seals answers that may be asked for again.
  */
-export const secretPurposes = ['cookies', 'csrf', 'cursors', 'throttle', 'dpop-nonce', 'devices'] as const
+export const secretPurposes = [
+  'cookies',
+  'csrf',
+  'cursors',
+  'throttle',
+  'dpop-nonce',
+  'devices',
+  'audit',
+  'idempotency',
+] as const
 export type SecretPurpose = (typeof secretPurposes)[number]
 
 export interface SecretRing {
@@ -63,13 +73,7 @@ export async function openSecretRing({
   let secrets: readonly Secret[] = []
 
   async function read(): Promise<Secret[]> {
-    const rows = await db
-      .selectFrom('secrets')
-      .select(['id', 'purpose', 'sealed_value', 'expires_at'])
-      .where(sql<SqlBool>`(expires_at IS NULL OR expires_at > clock_timestamp())`)
-      .orderBy(sql`expires_at DESC NULLS FIRST`)
-      .orderBy('id')
-      .execute()
+    const rows = await selectLive(db).execute()
     return rows.map((row) => ({
       id: row.id,
       purpose: row.purpose,
@@ -124,6 +128,28 @@ export async function openSecretRing({
     },
     close,
   }
+}
+
+/**
+ * Every secret to accept for a purpose, the current one first, for a command, which needs them once.
+ * @returns none where no server has started yet
+ * @throws KeyEncryptionError when a secret cannot be opened
+ */
+export async function findSecrets(
+  db: Db,
+  { purpose, encryption }: { purpose: SecretPurpose; encryption: KeyEncryption },
+): Promise<Buffer[]> {
+  const rows = await selectLive(db).where('purpose', '=', purpose).execute()
+  return rows.map((row) => encryption.open(secretRow(row.purpose, row.id), row.sealed_value))
+}
+
+function selectLive(db: Db) {
+  return db
+    .selectFrom('secrets')
+    .select(['id', 'purpose', 'sealed_value', 'expires_at'])
+    .where(sql<SqlBool>`(expires_at IS NULL OR expires_at > clock_timestamp())`)
+    .orderBy(sql`expires_at DESC NULLS FIRST`)
+    .orderBy('id')
 }
 
 /** Makes a first secret for each purpose that has none. */

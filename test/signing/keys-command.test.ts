@@ -2,6 +2,7 @@ import { describe, expect, it } from 'vitest'
 import type { CommandContext } from '../../src/commands/command.ts'
 import { runCommand } from '../../src/commands/program.ts'
 import { readConfig } from '../../src/config.ts'
+import { secretPurposes } from '../../src/signing/secret-ring.ts'
 import { eachDatabase, type TestDatabase } from '../support/databases.ts'
 import { encryptionUnder, kidsByState, openTestKeyRing, openTestSecretRing } from './rings.ts'
 
@@ -95,7 +96,7 @@ eachDatabase((open) => {
       await openTestSecretRing(database, { encryption: encryptionUnder('lost') })
       const before = await kidsByState(database)
       for (const kid of [...before.next, ...before.current]) await keys(database, ['revoke', kid])
-      for (const purpose of ['cookies', 'csrf', 'cursors', 'throttle', 'dpop-nonce', 'devices']) {
+      for (const purpose of secretPurposes) {
         await keys(database, ['rotate-secret', purpose, '--accept-old-for', '0'])
       }
       expect(await keys(database, ['reseal', '--json'])).toMatchObject({ exitCode: 0 })
