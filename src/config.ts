@@ -148,7 +148,7 @@ const settings = {
     20,
     1,
     600,
-    'the longest that one SQL statement may run (PostgreSQL)',
+    'the longest that one SQL statement may run (PostgreSQL); less than LATCHKEY_HANDLER_TIMEOUT_SECONDS',
   ),
   databaseLockTimeoutMs: number(
     'LATCHKEY_DATABASE_LOCK_TIMEOUT_MS',
@@ -231,6 +231,20 @@ const settings = {
     1,
     1_000_000,
     'failed sign-ins from one network allowed each hour after that',
+  ),
+  networkRatePerSecond: number(
+    'LATCHKEY_NETWORK_RATE_PER_SECOND',
+    100,
+    0,
+    1_000_000,
+    "requests from one network to the protocol's endpoints and the API allowed each second; 0 is no limit",
+  ),
+  networkRateBurst: number(
+    'LATCHKEY_NETWORK_RATE_BURST',
+    1_000,
+    1,
+    1_000_000,
+    'how many of them may come at once',
   ),
   userAttributesFile: setting({
     name: 'LATCHKEY_USER_ATTRIBUTES_FILE',
@@ -324,6 +338,39 @@ const settings = {
     600,
     'how long a client may take to send a request',
   ),
+  edgeTimeoutSeconds: number(
+    'LATCHKEY_EDGE_TIMEOUT_SECONDS',
+    30,
+    3,
+    3_600,
+    'how long after its arrival a request is answered 504, whatever it still waits for; the longest of the three',
+  ),
+  handlerTimeoutSeconds: number(
+    'LATCHKEY_HANDLER_TIMEOUT_SECONDS',
+    25,
+    2,
+    3_600,
+    'the longest that what answers a request may take; less than LATCHKEY_EDGE_TIMEOUT_SECONDS',
+  ),
+  maxRequestsUnderWay: number(
+    'LATCHKEY_MAX_REQUESTS_UNDER_WAY',
+    1_000,
+    1,
+    100_000,
+    'requests that each process answers at once; beyond it the answer is 503',
+  ),
+  managementPort: setting({
+    name: 'LATCHKEY_MANAGEMENT_PORT',
+    about: 'the port of `/metrics` and `/health` for operators alone, such as 9090; without it there are no metrics',
+    default: 'none',
+    schema: wholeNumber(1, 65_535).optional(),
+  }),
+  managementHost: setting({
+    name: 'LATCHKEY_MANAGEMENT_HOST',
+    about: 'the address that the management port listens on',
+    default: '127.0.0.1',
+    schema: text.optional().transform((v) => v ?? '127.0.0.1'),
+  }),
   drainSeconds: number(
     'LATCHKEY_DRAIN_SECONDS',
     5,
@@ -418,6 +465,18 @@ function complete(
   }
   if (parsed.sessionIdleSeconds > parsed.sessionAbsoluteSeconds) {
     problems.push('LATCHKEY_SESSION_IDLE_SECONDS must not exceed LATCHKEY_SESSION_ABSOLUTE_SECONDS')
+  }
+  const { edgeTimeoutSeconds: edge, handlerTimeoutSeconds: handler, databaseStatementTimeoutSeconds: statement } = parsed
+  // Whoever waits must wait for longer than what it waits for, or the answer comes from the wrong one.
+  if (edge <= handler || handler <= statement) {
+    problems.push(
+      `LATCHKEY_EDGE_TIMEOUT_SECONDS (${edge}) must be more than LATCHKEY_HANDLER_TIMEOUT_SECONDS (${handler}), and that more than LATCHKEY_DATABASE_STATEMENT_TIMEOUT_SECONDS (${statement}): raise the ones before or lower the ones behind`,
+    )
+  }
+  if (parsed.managementPort !== undefined && parsed.managementPort === parsed.port) {
+    problems.push(
+      `LATCHKEY_MANAGEMENT_PORT must not be PORT (${parsed.port}): metrics are not for everybody who can reach the provider`,
+    )
   }
   const threads = Number(environment['UV_THREADPOOL_SIZE'] ?? Number.POSITIVE_INFINITY)
   if (parsed.hashingConcurrency >= threads) {
@@ -523,12 +582,24 @@ function unknownNames(environment: Readonly<Record<string, string | undefined>>)
   return Object.keys(environment)
     .filter((name) => name.startsWith('LATCHKEY_') && !known.includes(name) && !kubernetesName.test(name))
     .map((name) => {
-      const [nearest] = known
-        .map((candidate) => ({ candidate, distance: editDistance(name, candidate) }))
-        .sort((a, b) => a.distance - b.distance)
-      const suggestion = nearest !== undefined && nearest.distance <= 5 ? `: did you mean ${nearest.candidate}?` : ''
-      return `${name} is not a setting of Latchkey${suggestion}`
+      const nearest = findNearest(name, known, 5)
+      return `${name} is not a setting of Latchkey${nearest === undefined ? '' : `: did you mean ${nearest}?`}`
     })
+}
+
+/**
+ * The name that was probably meant.
+ *
+ * @param within how many letters may be wrong; by default a third of them
+ */
+export function findNearest(name: string, known: readonly string[], within?: number): string | undefined {
+  // The distance costs the product of the lengths, and the name may come from anybody.
+  const meant = name.slice(0, 64)
+  const [nearest] = known
+    .map((candidate) => ({ candidate, distance: editDistance(meant, candidate) }))
+    .sort((a, b) => a.distance - b.distance)
+  if (nearest === undefined) return undefined
+  return nearest.distance <= (within ?? Math.ceil(nearest.candidate.length / 3)) ? nearest.candidate : undefined
 }
 
 function editDistance(a: string, b: string): number {
