@@ -13,6 +13,7 @@ const expirable = [
   { table: 'artifacts', key: sql`kind, id`, expired: sql`expires_at < now()` },
   { table: 'refresh_replies', key: sql`token_id`, expired: sql`expires_at < now()` },
   { table: 'revocations', key: sql`id`, expired: sql`expires_at < now()` },
+  { table: 'signal_streams', key: sql`stream_id`, expired: sql`expires_at < now()` },
   { table: 'known_devices', key: sql`id`, expired: sql`expires_at < now()` },
   { table: 'client_secrets', key: sql`id`, expired: sql`expires_at < now()` },
   { table: 'secrets', key: sql`id`, expired: sql`expires_at < now()` },

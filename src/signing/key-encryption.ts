@@ -1,7 +1,8 @@
 /**
- * Seals what must not lie readable in the database: private signing keys and the ring of secrets. AES-256-GCM under a
- * key-encryption key that the database never sees: configured in production, a file in the keys folder in development.
- * Each sealed value names the key that sealed it, so that several may be known while one replaces another.
+ * Seals what must not lie readable in the database: private signing keys, the ring of secrets, and the credentials with
+ * which security events are pushed. AES-256-GCM under a key-encryption key that the database never sees: configured in
+ * production, a file in the keys folder in development. Each sealed value names the key that sealed it, so that several
+ * may be known while one replaces another.
  *
  * A sealed value is
  *   version (1 byte) ‖ length of the key id (1 byte) ‖ key id ‖ nonce (12 bytes) ‖ tag (16 bytes) ‖ ciphertext
@@ -28,7 +29,7 @@ import { lockSigningTables } from './signing-lock.ts'
 
 /** The row that a sealed value belongs to; a value sealed for one row does not open for another. */
 export interface SealedRow {
-  /** what the value is for: `signing-key`, or `secret:` and the purpose of the secret */
+  /** what the value is for: `signing-key`, `secret:` and the purpose of the secret, or `signal-stream` */
   readonly purpose: string
   /** the row's primary key */
   readonly id: string
@@ -185,6 +186,32 @@ export async function reseal(
     if (page.length < pageSize) break
   }
 
+  for (let last = ''; ;) {
+    const page = await trx
+      .selectFrom('signal_streams')
+      .select(['stream_id', 'sealed_authorization_header as sealed'])
+      .where('sealed_authorization_header', 'is not', null)
+      .where('stream_id', '>', last)
+      .orderBy('stream_id')
+      .limit(pageSize)
+      .forUpdate()
+      .execute()
+    for (const { stream_id: id, sealed } of page) {
+      const again = sealed === null ? undefined : sealAgain(encryption, signalStreamRow(id), sealed)
+      if (again === undefined) unchanged += 1
+      else {
+        await trx
+          .updateTable('signal_streams')
+          .set({ sealed_authorization_header: again })
+          .where('stream_id', '=', id)
+          .execute()
+        resealed += 1
+      }
+    }
+    last = page.at(-1)?.stream_id ?? ''
+    if (page.length < pageSize) break
+  }
+
   if (resealed > 0) {
     await writeAudit(trx, actor, {
       action: 'key-encryption-key.replaced',
@@ -209,6 +236,11 @@ export function signingKeyRow(kid: string): SealedRow {
 /** What a secret of the ring is sealed for. */
 export function secretRow(purpose: string, id: string): SealedRow {
   return { purpose: `secret:${purpose}`, id }
+}
+
+/** What the credentials of a stream's receiver are sealed for. */
+export function signalStreamRow(streamId: string): SealedRow {
+  return { purpose: 'signal-stream', id: streamId }
 }
 
 // ---- the key that development makes for itself ----

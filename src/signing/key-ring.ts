@@ -5,6 +5,7 @@
  * else touches a private key, except the protocol library, which is handed them to sign with.
  */
 import type { KeyObject } from 'node:crypto'
+import { SignJWT, type JWTPayload } from 'jose'
 import type { Logger } from 'pino'
 import { systemActor } from '../audit/audit.ts'
 import type { Config } from '../config.ts'
@@ -14,6 +15,12 @@ import type { KeyEncryption } from './key-encryption.ts'
 import { openReloading } from './reload.ts'
 import { countMissingKeys, makeMissingKeys } from './rotation.ts'
 import { openSigningKey, prepareSigningKey, type PrivateJwk, type PublicJwk, type SigningKey } from './signing-key.ts'
+
+export interface SignedJwt {
+  readonly jwt: string
+  /** of the key that signed it */
+  readonly kid: string
+}
 
 export interface KeyRing {
   /**
@@ -25,6 +32,12 @@ export interface KeyRing {
   publicJwks(): { keys: PublicJwk[] }
   /** The key to verify a token of ours with; undefined when no published key has this kid. */
   verificationKey(kid: string): KeyObject | undefined
+  /**
+   * Signs a JWT of the provider's own, with the key that signs now.
+   * @param typ what it is, so that none can be taken for another (RFC 8725 §3.11): `secevent+jwt`
+   * @throws Error when no key can be opened
+   */
+  sign(typ: string, claims: JWTPayload): Promise<SignedJwt>
   /** Calls `listener` after the published keys, or the one that signs, changed; returns what ends it. */
   onChange(listener: () => void): () => void
   close(): Promise<void>
@@ -126,17 +139,27 @@ export async function openKeyRing({
 
   return {
     signingKeys() {
-      if (keys.length === 0) throw new Error('No signing key can be opened: see the log')
+      if (keys.length === 0) throw noKey()
       return keys.map(({ privateJwk }) => privateJwk)
     },
     publicJwks: () => ({ keys: keys.map(({ publicJwk }) => publicJwk) }),
     verificationKey: (kid) => keys.find(({ publicJwk }) => publicJwk.kid === kid)?.publicKey,
+    async sign(typ, claims) {
+      const [key] = keys
+      if (key === undefined) throw noKey()
+      const { kid, alg } = key.publicJwk
+      return { kid, jwt: await new SignJWT(claims).setProtectedHeader({ typ, alg, kid }).sign(key.privateKey) }
+    },
     onChange(listener) {
       listeners.add(listener)
       return () => void listeners.delete(listener)
     },
     close,
   }
+}
+
+function noKey(): Error {
+  return new Error('No signing key can be opened: see the log')
 }
 
 function kidsOf(keys: readonly SigningKey[]): string {

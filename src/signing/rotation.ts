@@ -159,7 +159,7 @@ export async function revokeKey(
     .set({ state: 'revoked', sealed_private_jwk: null, published_until: null })
     .where('kid', '=', kid)
     .execute()
-  await revoke(trx, { kind: 'key', subject: kid, reason })
+  await revoke(trx, { kind: 'key', subject: kid, reason, by: actor })
   await writeAudit(trx, actor, {
     action: 'signing-key.revoked',
     target: { type: 'signing-key', id: kid },

@@ -40,6 +40,8 @@ export interface PreparedKey {
 export interface SigningKey {
   readonly publicJwk: PublicJwk
   readonly privateJwk: PrivateJwk
+  /** the same, for signing */
+  readonly privateKey: KeyObject
   /** the public half, for verifying */
   readonly publicKey: KeyObject
 }
@@ -90,10 +92,12 @@ export async function openSigningKey(encryption: KeyEncryption, kid: string, sea
     throw new KeyEncryptionError(`The signing key ${kid} is not the key that its kid names: revoke it`)
   }
   const publicJwk = publicJwkOf(kid, jwk)
+  const privateKey = createPrivateKey({ format: 'jwk', key: { kty: 'RSA', ...jwk } })
   return Object.freeze({
     publicJwk,
     privateJwk: Object.freeze({ ...publicJwk, ...jwk }),
-    publicKey: createPublicKey(createPrivateKey({ format: 'jwk', key: { kty: 'RSA', ...jwk } })),
+    privateKey,
+    publicKey: createPublicKey(privateKey),
   })
 }
 

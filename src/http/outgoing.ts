@@ -1,12 +1,12 @@
 /**
- * Requests that the provider itself makes, to URLs that clients registered: their keys and their back-channel logout.
- * Such a URL could point into the operator's own network, so addresses are checked after the name is resolved, literal
+ * Requests that the provider itself makes, to URLs that clients registered: their keys, their back-channel logout, and
+ * where they want security events pushed. Such a URL could point into the operator's own network, so addresses are checked after the name is resolved, literal
  * ones before, and no redirect is followed. In development loopback is allowed, since everything runs there.
  */
 import { lookup as resolveName, type LookupAddress } from 'node:dns'
 import { BlockList, isIP } from 'node:net'
 import { Agent, fetch as undiciFetch, Headers, type RequestInit } from 'undici'
-import { findCurrentRequest } from '../http/request-context.ts'
+import { findCurrentRequest } from './request-context.ts'
 
 const internal = new BlockList()
 for (const [network, prefix] of [
@@ -48,6 +48,29 @@ function isForbidden(address: string, allowLoopback: boolean): boolean {
   return internal.check(address, family) || (!allowLoopback && loopback.check(address, family))
 }
 
+/**
+ * What is wrong with such a URL, as far as it can be seen before its name is resolved; undefined: nothing.
+ *
+ * @param allowLoopback in development: http, and this very machine
+ */
+export function findOutgoingProblem(url: string, allowLoopback: boolean): string | undefined {
+  const parsed = URL.parse(url)
+  if (parsed === null || !/^https?:\/\/[^/]/i.test(url)) return 'must be an absolute https URL'
+  if (parsed.username !== '' || parsed.password !== '') return 'must not hold credentials'
+  if (parsed.hash !== '') return 'must have no fragment'
+  if (parsed.protocol !== 'https:' && !allowLoopback) return 'must be https'
+  const literal = literalAddress(parsed.hostname)
+  const isLocalName = /(^|\.)localhost\.?$/i.test(parsed.hostname)
+  const isForbiddenHere = isIP(literal) !== 0 && isForbidden(literal, allowLoopback)
+  return isForbiddenHere || (isLocalName && !allowLoopback)
+    ? 'must not be an address of an internal network'
+    : undefined
+}
+
+function literalAddress(hostname: string): string {
+  return hostname.replace(/^\[|\]$/g, '')
+}
+
 export type OutgoingFetch = (url: string | URL, options?: RequestInit) => Promise<Response>
 
 /**
@@ -84,7 +107,7 @@ export function openOutgoing({
   })
   const fetch = async (url: string | URL, options: RequestInit = {}): Promise<Response> => {
     const { hostname, protocol } = new URL(url)
-    const literal = hostname.replace(/^\[|\]$/g, '')
+    const literal = literalAddress(hostname)
     if (protocol !== 'https:' && !allowLoopback) throw new Error(`${protocol} is not used for outgoing requests`)
     if (isIP(literal) !== 0 && isForbidden(literal, allowLoopback))
       throw new Error(`${hostname} is not a public address`)

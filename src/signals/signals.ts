@@ -1,0 +1,116 @@
+/**
+ * Tells services what has been revoked: the transmitter of the Shared Signals Framework. A service makes a stream
+ * (routes.ts, streams.ts) and polls it, or has it pushed (poll.ts, push.ts). What is sent is the table of revocations,
+ * each row as one signed event (events.ts, signed-events.ts); how far a stream is, is in the database (deliveries.ts), and
+ * those that wait in a process are woken together (waiting.ts). What is revoked, and why, is for others to decide: they
+ * write the row, in the transaction that makes it true. docs/signals.md says what receivers may rely on.
+ */
+import { randomUUID } from 'node:crypto'
+import type { Router } from '@koa/router'
+import type { JWTPayload } from 'jose'
+import type { Logger } from 'pino'
+import type { Config } from '../config.ts'
+import type { Changes } from '../database/changes.ts'
+import type { Database } from '../database/database.ts'
+import type { Phase } from '../http/health.ts'
+import { openOutgoing } from '../http/outgoing.ts'
+import { openOwnGuard } from '../revocation/own-guard.ts'
+import type { KeyEncryption } from '../signing/key-encryption.ts'
+import type { KeyRing } from '../signing/key-ring.ts'
+import { mendOrder } from './deliveries.ts'
+import { describeStreamUpdate, describeVerification, tokenType } from './events.ts'
+import { startPushing } from './push.ts'
+import { signalRoutes } from './routes.ts'
+import { openSignedEvents, type SignedEvent } from './signed-events.ts'
+import { openWaiting } from './waiting.ts'
+
+export interface Signals {
+  /** `/.well-known/ssf-configuration`, `/ssf/…` */
+  readonly routes: Router
+  /** how many streams wait in this process */
+  waiting(): number
+  close(): Promise<void>
+}
+
+export interface SignalsParts {
+  readonly config: Pick<
+    Config,
+    'issuer' | 'isProduction' | 'jwksMaxAgeSeconds' | 'signalsPollSeconds' | 'handlerTimeoutSeconds'
+  >
+  readonly database: Pick<Database, 'db'>
+  readonly changes: Changes
+  readonly keyRing: KeyRing
+  readonly encryption: KeyEncryption
+  /** the feed's own resource, which its tokens are for: `{issuer}/ssf` */
+  readonly audience: string
+  readonly jwksUri: string
+  readonly phase: () => Phase
+  readonly log: Logger
+}
+
+/** How long a receiver may take to answer a push, in milliseconds. */
+const pushTimeoutMs = 5_000
+
+export async function openSignals(parts: SignalsParts): Promise<Signals> {
+  const { config, changes, keyRing, encryption, audience, log } = parts
+  const { db } = parts.database
+  const { issuer } = config
+  if (await mendOrder(db)) log.warn('this database was restored or taken over: every stream begins anew')
+
+  const signedEvents = openSignedEvents({ db, keyRing, issuer, audience })
+  const sign = async (jti: string, claims: JWTPayload): Promise<SignedEvent> => ({
+    jti,
+    token: (await keyRing.sign(tokenType, claims)).jwt,
+  })
+  const waiting = openWaiting({
+    db,
+    changes,
+    signedEvents,
+    signVerification: (streamId, jti, state) =>
+      sign(jti, describeVerification(streamId, state, { issuer, audience, jti })),
+    phase: parts.phase,
+    log,
+  })
+  const outgoing = openOutgoing({ allowLoopback: !config.isProduction, timeoutMs: pushTimeoutMs })
+  const stopPushing = startPushing({
+    db,
+    changes,
+    waiting,
+    encryption,
+    fetch: outgoing.fetch,
+    signStreamUpdate: (streamId, status, reason) => {
+      const jti = randomUUID()
+      return sign(jti, describeStreamUpdate(streamId, status, reason, { issuer, audience, jti }))
+    },
+    log,
+  })
+  const guard = openOwnGuard({
+    db,
+    issuer,
+    audience,
+    keys: () => keyRing.publicJwks(),
+    onKeysChange: (listener) => keyRing.onChange(listener),
+  })
+  const routes = signalRoutes({
+    db,
+    issuer,
+    audience,
+    jwksUri: parts.jwksUri,
+    maxAgeSeconds: config.jwksMaxAgeSeconds,
+    guard,
+    waiting,
+    streams: { encryption, allowLoopback: !config.isProduction },
+    holdMs: Math.min(config.signalsPollSeconds, config.handlerTimeoutSeconds - 1) * 1_000,
+    log,
+  })
+  return {
+    routes,
+    waiting: () => waiting.count(),
+    async close() {
+      waiting.close()
+      await stopPushing()
+      await outgoing.close()
+      await guard.close()
+    },
+  }
+}

@@ -1,0 +1,381 @@
+/**
+ * The streams: who receives, how, and which events. Each belongs to the client that made it, and to nobody else it is
+ * not there. How far a stream is, is deliveries.ts's.
+ */
+import { randomUUID } from 'node:crypto'
+import { sql, type Selectable } from 'kysely'
+import { z } from 'zod'
+import { writeAudit, type Actor } from '../audit/audit.ts'
+import type { Db, Trx } from '../database/database.ts'
+import type { SignalStreamsTable } from '../database/tables.ts'
+import { findOutgoingProblem } from '../http/outgoing.ts'
+import { Problem } from '../problems.ts'
+import { signalStreamRow, type KeyEncryption } from '../signing/key-encryption.ts'
+import { isAlive } from './deliveries.ts'
+import { eventTypes, eventUri } from './events.ts'
+
+export const pollMethod = 'urn:ietf:rfc:8936'
+export const pushMethod = 'urn:ietf:rfc:8935'
+
+/** How long a stream lasts of which nothing is heard, in seconds. */
+export const inactivitySeconds = 86_400
+
+/** How much time must lie between two requests for verification, in seconds. */
+export const minVerificationIntervalSeconds = 1
+
+const mostStreams = 1_000
+/** A receiver that polls is never away for so long: its stream may give way to a new one. In seconds. */
+const abandonedAfterSeconds = 600
+
+export type Stream = Omit<
+  Selectable<SignalStreamsTable>,
+  'cursor_transaction_id' | 'cursor_id' | 'sealed_authorization_header'
+>
+
+const streamColumns = [
+  'stream_id',
+  'client_id',
+  'delivery_method',
+  'endpoint_url',
+  'events_requested',
+  'events_delivered',
+  'description',
+  'status',
+  'status_reason',
+  'verification_jti',
+  'verification_state',
+  'verification_requested_at',
+  'failing_since',
+  'last_error',
+  'active_at',
+  'expires_at',
+  'created_at',
+] as const
+
+const delivery = z.discriminatedUnion('method', [
+  // Where it is polled is told by us; told back, it is not looked at.
+  z.strictObject({ method: z.literal(pollMethod), endpoint_url: z.string().max(2_000).optional() }),
+  z.strictObject({
+    method: z.literal(pushMethod),
+    endpoint_url: z.string().max(2_000),
+    authorization_header: z
+      .string()
+      .min(1)
+      .max(4_000)
+      .regex(/^[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?$/, 'must be the value of a header: printable ASCII')
+      .optional(),
+  }),
+])
+const eventsRequested = z.array(z.string().max(500)).max(100)
+const description = z.string().max(2_000)
+
+/** What a receiver may say of a stream (SSF 1.0 §8.1.1). */
+export const receiverSupplied = {
+  delivery: delivery.optional(),
+  events_requested: eventsRequested.optional(),
+  description: description.optional(),
+} as const
+
+type Delivery = z.output<typeof delivery>
+
+export interface StreamSettings {
+  readonly delivery?: Delivery | undefined
+  readonly events_requested?: readonly string[] | undefined
+  readonly description?: string | undefined
+}
+
+/** What is needed to write a stream's delivery down. */
+export interface StreamParts {
+  readonly encryption: Pick<KeyEncryption, 'seal'>
+  /** in development: push to http and to this very machine */
+  readonly allowLoopback: boolean
+}
+
+/**
+ * Makes a stream. It begins with everything that is still revoked.
+ * @throws Problem VALIDATION_ERROR about the endpoint, CONFLICT when the client has as many as it may
+ */
+export async function createStream(
+  trx: Trx,
+  actor: Actor,
+  input: { readonly clientId: string; readonly settings: StreamSettings; readonly parts: StreamParts },
+): Promise<Stream> {
+  const { clientId, settings, parts } = input
+  await makeRoom(trx, clientId)
+  const streamId = randomUUID()
+  const chosen = settings.delivery ?? { method: pollMethod }
+  const stream = await trx
+    .insertInto('signal_streams')
+    .values({
+      stream_id: streamId,
+      client_id: clientId,
+      ...deliveryColumns(streamId, chosen, parts),
+      ...eventColumns(settings.events_requested),
+      description: settings.description ?? null,
+    })
+    .returning(streamColumns)
+    .executeTakeFirstOrThrow()
+  await writeAudit(trx, actor, {
+    action: 'signal-stream.created',
+    target: { type: 'signal-stream', id: streamId },
+    details: { client_id: clientId, ...auditedDelivery(stream) },
+  })
+  return stream
+}
+
+/** One process of a service makes one stream, and forgets it when it is restarted: the oldest of these give way. */
+async function makeRoom(trx: Trx, clientId: string): Promise<void> {
+  await sql`SELECT pg_advisory_xact_lock(${roomLock}, hashtext(${clientId}))`.execute(trx)
+  const { count } = await trx
+    .selectFrom('signal_streams')
+    .select(({ fn }) => fn.countAll<number>().as('count'))
+    .where('client_id', '=', clientId)
+    .executeTakeFirstOrThrow()
+  if (count < mostStreams) return
+  const { numAffectedRows = 0n } = await sql`
+    DELETE FROM signal_streams WHERE stream_id IN (
+      SELECT stream_id FROM signal_streams
+      WHERE client_id = ${clientId} AND delivery_method = 'poll'
+        AND active_at < clock_timestamp() - make_interval(secs => ${abandonedAfterSeconds}::int)
+      ORDER BY active_at LIMIT 100
+    )`.execute(trx)
+  if (numAffectedRows > 0n) return
+  throw new Problem(
+    'CONFLICT',
+    `This client has ${count} streams, the most that one may have: delete those that are not used.`,
+    { members: { limit: mostStreams } },
+  )
+}
+
+const roomLock = 0x1a7c_0013
+
+/** @throws Problem RESOURCE_NOT_FOUND when this client has no such stream */
+export async function getStream(db: Db, clientId: string, streamId: string): Promise<Stream> {
+  const stream = await db
+    .selectFrom('signal_streams as s')
+    .select(streamColumns)
+    .where('stream_id', '=', streamId)
+    .where('client_id', '=', clientId)
+    .where(isAlive)
+    .executeTakeFirst()
+  if (stream === undefined) throw noStream()
+  return stream
+}
+
+export function listStreams(db: Db, clientId: string): Promise<Stream[]> {
+  return db
+    .selectFrom('signal_streams as s')
+    .select(streamColumns)
+    .where('client_id', '=', clientId)
+    .where(isAlive)
+    .orderBy('created_at')
+    .orderBy('stream_id')
+    .execute()
+}
+
+export function noStream(): Problem {
+  return new Problem('RESOURCE_NOT_FOUND', 'There is no such stream of this client.', {
+    members: { resource_type: 'stream' },
+  })
+}
+
+/**
+ * Changes what a receiver said of a stream; what is undefined stays. The deliveries go on from where they were.
+ * @throws Problem RESOURCE_NOT_FOUND, VALIDATION_ERROR
+ */
+export async function updateStream(
+  trx: Trx,
+  actor: Actor,
+  input: {
+    readonly clientId: string
+    readonly streamId: string
+    /** null: as if it had never been said */
+    readonly settings: {
+      readonly delivery?: Delivery | null | undefined
+      readonly events_requested?: readonly string[] | null | undefined
+      readonly description?: string | null | undefined
+    }
+    readonly parts: StreamParts
+  },
+): Promise<Stream> {
+  const { clientId, streamId, settings, parts } = input
+  const before = await getStream(trx, clientId, streamId)
+  const changes = {
+    ...(settings.delivery === undefined
+      ? {}
+      : {
+          ...deliveryColumns(streamId, settings.delivery ?? { method: pollMethod }, parts),
+          failing_since: null,
+          last_error: null,
+        }),
+    ...(settings.events_requested === undefined ? {} : changedEvents(before, settings.events_requested ?? undefined)),
+    ...(settings.description === undefined ? {} : { description: settings.description }),
+  }
+  if (Object.keys(changes).length === 0) return before
+  const stream = await trx
+    .updateTable('signal_streams')
+    .set(changes)
+    .where('stream_id', '=', streamId)
+    .where('client_id', '=', clientId)
+    .returning(streamColumns)
+    .executeTakeFirst()
+  if (stream === undefined) throw noStream()
+  await writeAudit(trx, actor, {
+    action: 'signal-stream.updated',
+    target: { type: 'signal-stream', id: streamId },
+    details: { before: auditedDelivery(before), after: auditedDelivery(stream) },
+  })
+  return stream
+}
+
+/** @throws Problem RESOURCE_NOT_FOUND */
+export async function deleteStream(
+  trx: Trx,
+  actor: Actor,
+  { clientId, streamId }: { readonly clientId: string; readonly streamId: string },
+): Promise<void> {
+  await getStream(trx, clientId, streamId)
+  await trx.deleteFrom('signal_streams').where('stream_id', '=', streamId).execute()
+  await writeAudit(trx, actor, {
+    action: 'signal-stream.deleted',
+    target: { type: 'signal-stream', id: streamId },
+    details: { client_id: clientId },
+  })
+}
+
+/**
+ * Stops a stream, or lets it go on. What was revoked while it stood still and is still active is sent then, whether it
+ * was paused or disabled: nobody is better off without it.
+ * @throws Problem RESOURCE_NOT_FOUND
+ */
+export async function setStreamStatus(
+  trx: Trx,
+  actor: Actor,
+  input: {
+    readonly clientId: string
+    readonly streamId: string
+    readonly status: Stream['status']
+    readonly reason?: string | undefined
+  },
+): Promise<Stream> {
+  const { clientId, streamId, status, reason } = input
+  const before = await getStream(trx, clientId, streamId)
+  const stream = await trx
+    .updateTable('signal_streams')
+    .set({
+      status,
+      status_reason: reason ?? null,
+      ...(status === 'enabled' ? { failing_since: null, last_error: null } : {}),
+      active_at: sql<Date>`clock_timestamp()`,
+      // A push stream lasts for as long as it is pushed to.
+      expires_at: before.delivery_method === 'push' && status === 'enabled' ? null : expiry,
+    })
+    .where('stream_id', '=', streamId)
+    .returning(streamColumns)
+    .executeTakeFirst()
+  if (stream === undefined) throw noStream()
+  await writeAudit(trx, actor, {
+    action: 'signal-stream.status-changed',
+    target: { type: 'signal-stream', id: streamId },
+    details: { from: before.status, to: status, reason: reason ?? null },
+  })
+  return stream
+}
+
+/**
+ * Has a verification event sent, behind everything that was revoked until now. One at a time: a later request takes the
+ * place of one whose event has not been acknowledged.
+ * @throws Problem RESOURCE_NOT_FOUND, RATE_LIMIT_EXCEEDED
+ */
+export async function requestVerification(
+  trx: Trx,
+  {
+    clientId,
+    streamId,
+    state,
+  }: { readonly clientId: string; readonly streamId: string; readonly state: string | null },
+): Promise<void> {
+  await getStream(trx, clientId, streamId)
+  const { numUpdatedRows } = await trx
+    .updateTable('signal_streams')
+    .set({
+      verification_jti: randomUUID(),
+      verification_state: state,
+      verification_requested_at: sql<Date>`clock_timestamp()`,
+    })
+    .where('stream_id', '=', streamId)
+    .where(
+      sql<boolean>`(verification_requested_at IS NULL OR verification_requested_at <= clock_timestamp() - make_interval(secs => ${minVerificationIntervalSeconds}::int))`,
+    )
+    .executeTakeFirstOrThrow()
+  if (numUpdatedRows > 0n) return
+  throw new Problem(
+    'RATE_LIMIT_EXCEEDED',
+    `A verification may be asked for every ${minVerificationIntervalSeconds} seconds.`,
+    { retryAfterSeconds: minVerificationIntervalSeconds },
+  )
+}
+
+/** In seconds: activity is written down this often, and not with every request. */
+const renewedEverySeconds = 300
+
+/** The receiver is there: the stream's time begins anew (SSF 1.0 §8.1.1, `inactivity_timeout`). */
+export async function renewStream(db: Db, stream: Stream): Promise<void> {
+  if (Date.now() - stream.active_at.getTime() < renewedEverySeconds * 1_000) return
+  await db
+    .updateTable('signal_streams')
+    .set({
+      active_at: sql<Date>`clock_timestamp()`,
+      ...(stream.expires_at === null ? {} : { expires_at: expiry }),
+    })
+    .where('stream_id', '=', stream.stream_id)
+    .execute()
+}
+
+const expiry = sql<Date>`clock_timestamp() + make_interval(secs => ${inactivitySeconds}::int)`
+
+function deliveryColumns(streamId: string, chosen: Delivery, { encryption, allowLoopback }: StreamParts) {
+  if (chosen.method === pollMethod) {
+    return {
+      delivery_method: 'poll',
+      endpoint_url: null,
+      sealed_authorization_header: null,
+      expires_at: expiry,
+    } as const
+  }
+  const problem = findOutgoingProblem(chosen.endpoint_url, allowLoopback)
+  if (problem !== undefined) {
+    throw new Problem('VALIDATION_ERROR', `delivery.endpoint_url ${problem}`, {
+      details: [{ field: 'delivery.endpoint_url', constraint: 'format', message: problem }],
+    })
+  }
+  const { authorization_header: header } = chosen
+  return {
+    delivery_method: 'push',
+    endpoint_url: chosen.endpoint_url,
+    sealed_authorization_header:
+      header === undefined ? null : encryption.seal(signalStreamRow(streamId), Buffer.from(header, 'latin1')),
+    expires_at: null,
+  } as const
+}
+
+/** What is not known is not delivered, and no mistake (SSF 1.0 §8.1.1). */
+function eventColumns(requested: readonly string[] | undefined) {
+  const delivered = eventTypes.filter((type) => requested === undefined || requested.includes(eventUri(type)))
+  return {
+    events_requested: requested === undefined ? null : JSON.stringify(requested),
+    events_delivered: JSON.stringify(delivered),
+  }
+}
+
+/** Events that are new to a stream may have been passed over: it begins anew, and learns all that is still revoked. */
+function changedEvents(before: Stream, requested: readonly string[] | undefined) {
+  const columns = eventColumns(requested)
+  const known = new Set(before.events_delivered)
+  const isWider = eventTypes.some((type) => columns.events_delivered.includes(`"${type}"`) && !known.has(type))
+  return { ...columns, ...(isWider ? { cursor_transaction_id: '0', cursor_id: 0 } : {}) }
+}
+
+function auditedDelivery({ delivery_method, endpoint_url, events_delivered }: Stream) {
+  return { delivery_method, endpoint_url, events_delivered }
+}
