@@ -5,6 +5,7 @@
  */
 import type { Selectable } from 'kysely'
 import type { Changes } from '../database/changes.ts'
+import { openCopy } from '../database/copy.ts'
 import type { Db } from '../database/database.ts'
 import type { ClientsTable, ResourcesTable } from '../database/tables.ts'
 
@@ -29,8 +30,6 @@ export interface ClientDirectory {
   close(): void
 }
 
-const maxEntries = 10_000
-
 /**
  * @param db where to read: a function, since a token request must stay inside its own transaction
  */
@@ -42,31 +41,6 @@ export function openClientDirectory(db: () => Db, changes: Changes): ClientDirec
     resources.forget()
   })
   return { findClient: clients.find, findResource: resources.find, close: unsubscribe }
-}
-
-function openCopy<T>(changes: Changes, read: (id: string) => Promise<T | undefined>) {
-  const entries = new Map<string, T>()
-  // A read that began before a change must not put its old row back after it.
-  let generation = 0
-  return {
-    forget: () => {
-      entries.clear()
-      generation += 1
-    },
-    find: async (id: string): Promise<T | undefined> => {
-      // Ids come out of requests and tokens; PostgreSQL's text cannot hold this character, so nothing has such a name.
-      if (id.includes('\0')) return undefined
-      const known = entries.get(id)
-      if (known !== undefined && changes.isFresh()) return known
-      const generationBefore = generation
-      const entry = await read(id)
-      if (entry !== undefined && generation === generationBefore) {
-        if (entries.size >= maxEntries) entries.clear()
-        entries.set(id, entry)
-      }
-      return entry
-    },
-  }
 }
 
 async function readClient(db: Db, id: string): Promise<ClientEntry | undefined> {

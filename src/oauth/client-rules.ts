@@ -10,10 +10,10 @@ import { Problem, type FieldError } from '../problems.ts'
 /** The device authorization grant's name (RFC 8628 §3.4). */
 export const deviceGrant = 'urn:ietf:params:oauth:grant-type:device_code'
 
-/** What a client is registered with (RFC 7591 §2), apart from its secrets and its permissions. */
+/** What a client is registered with (RFC 7591 §2), apart from its secrets, its permissions and its usage plan. */
 export type ClientMetadata = Omit<
   Selectable<ClientsTable>,
-  'id' | 'status' | 'token_version' | 'row_version' | 'created_at' | 'updated_at'
+  'id' | 'status' | 'plan' | 'token_version' | 'row_version' | 'created_at' | 'updated_at'
 >
 
 export function wrong(field: string, message: string): FieldError {
