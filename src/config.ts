@@ -239,13 +239,7 @@ const settings = {
     1_000_000,
     "requests from one network to the protocol's endpoints and the API allowed each second; 0 is no limit",
   ),
-  networkRateBurst: number(
-    'LATCHKEY_NETWORK_RATE_BURST',
-    1_000,
-    1,
-    1_000_000,
-    'how many of them may come at once',
-  ),
+  networkRateBurst: number('LATCHKEY_NETWORK_RATE_BURST', 1_000, 1, 1_000_000, 'how many of them may come at once'),
   userAttributesFile: setting({
     name: 'LATCHKEY_USER_ATTRIBUTES_FILE',
     about: "a JSON Schema of an object: the attributes that this deployment's users carry",
@@ -371,6 +365,13 @@ const settings = {
     default: '127.0.0.1',
     schema: text.optional().transform((v) => v ?? '127.0.0.1'),
   }),
+  signalsPollSeconds: number(
+    'LATCHKEY_SIGNALS_POLL_SECONDS',
+    20,
+    1,
+    3_600,
+    'how long a service that polls for security events waits for the first; never as long as LATCHKEY_HANDLER_TIMEOUT_SECONDS',
+  ),
   drainSeconds: number(
     'LATCHKEY_DRAIN_SECONDS',
     5,
@@ -466,7 +467,11 @@ function complete(
   if (parsed.sessionIdleSeconds > parsed.sessionAbsoluteSeconds) {
     problems.push('LATCHKEY_SESSION_IDLE_SECONDS must not exceed LATCHKEY_SESSION_ABSOLUTE_SECONDS')
   }
-  const { edgeTimeoutSeconds: edge, handlerTimeoutSeconds: handler, databaseStatementTimeoutSeconds: statement } = parsed
+  const {
+    edgeTimeoutSeconds: edge,
+    handlerTimeoutSeconds: handler,
+    databaseStatementTimeoutSeconds: statement,
+  } = parsed
   // Whoever waits must wait for longer than what it waits for, or the answer comes from the wrong one.
   if (edge <= handler || handler <= statement) {
     problems.push(

@@ -36,6 +36,7 @@ export type ListenSettings = Pick<Config, 'host' | 'port' | 'keepAliveTimeoutSec
 /** Longer request lines and headers than these are answered with 431. */
 const maxHeaderBytes = 16 * 1024
 const maxConnections = 10_000
+const maxManagementConnections = 100
 
 /** @throws CannotListen */
 export async function listen(settings: ListenSettings): Promise<Listening> {
@@ -60,7 +61,7 @@ export async function listen(settings: ListenSettings): Promise<Listening> {
   )
   server.maxConnections = maxConnections
 
-  await bind(server, settings)
+  await bind(server, settings, { port: 'PORT', host: 'HOST' })
 
   return {
     server,
@@ -83,27 +84,50 @@ export async function listen(settings: ListenSettings): Promise<Listening> {
   }
 }
 
-async function bind(server: Server, { host, port }: ListenSettings): Promise<void> {
+/**
+ * The management port, if there is one. What it has open does not keep the process alive.
+ *
+ * @throws CannotListen
+ */
+export async function listenForManagement(
+  { managementPort: port, managementHost: host }: Pick<Config, 'managementPort' | 'managementHost'>,
+  handler: Handler,
+): Promise<void> {
+  if (port === undefined) return
+  const server = createServer({ requestTimeout: 5_000, connectionsCheckingInterval: 1_000 }, handler)
+  server.maxConnections = maxManagementConnections
+  server.on('connection', (socket) => socket.unref())
+  await bind(server, { host, port }, { port: 'LATCHKEY_MANAGEMENT_PORT', host: 'LATCHKEY_MANAGEMENT_HOST' })
+  server.unref()
+}
+
+interface Address {
+  readonly host: string
+  readonly port: number
+}
+
+/** @param names of the settings that say where */
+async function bind(server: Server, { host, port }: Address, names: Record<keyof Address, string>): Promise<void> {
   const { promise, resolve, reject } = Promise.withResolvers<void>()
   server.once('error', reject)
   server.listen({ host, port }, resolve)
   try {
     await promise
   } catch (error) {
-    throw readable(error, host, port)
+    throw readable(error, { host, port }, names)
   } finally {
     server.off('error', reject)
   }
 }
 
-function readable(error: unknown, host: string, port: number): unknown {
+function readable(error: unknown, { host, port }: Address, names: Record<keyof Address, string>): unknown {
   if (!(error instanceof Error) || !('code' in error)) return error
   const at = `port ${port} of ${host}`
   const advice: Readonly<Record<string, string>> = {
-    EADDRINUSE: `Another program is listening on ${at}. Stop it, or choose another port: PORT=${port + 1}.`,
-    EACCES: `This account may not listen on ${at}. Choose a port from 1024 up with PORT.`,
-    EADDRNOTAVAIL: `${host} is not an address of this machine. Correct HOST.`,
-    ENOTFOUND: `${host} is not known as an address. Correct HOST.`,
+    EADDRINUSE: `Another program is listening on ${at}. Stop it, or choose another port: ${names.port}=${port + 1}.`,
+    EACCES: `This account may not listen on ${at}. Choose a port from 1024 up with ${names.port}.`,
+    EADDRNOTAVAIL: `${host} is not an address of this machine. Correct ${names.host}.`,
+    ENOTFOUND: `${host} is not known as an address. Correct ${names.host}.`,
   }
   const message = advice[String(error.code)]
   return message === undefined ? error : new CannotListen(message, { cause: error })

@@ -25,6 +25,14 @@ export interface SupervisorSettings extends Pick<Config, 'workers' | 'stopTimeou
 /** What a worker says to the primary, and the primary to it. */
 type Message = 'alive' | 'ready' | 'stop'
 
+/** What the primary asks each worker, and what comes back. */
+type Question = { readonly question: string; readonly id: number }
+type Answer = { readonly answerTo: number; readonly value: unknown }
+
+// Of the primary, of which there is one in a process.
+const ready = new Set<Worker>()
+let isStopping = false
+
 /**
  * Runs in the primary: starts `workers` processes of this same program and keeps as many until SIGTERM or SIGINT.
  *
@@ -36,10 +44,8 @@ export async function superviseWorkers(settings: SupervisorSettings): Promise<nu
   cluster.schedulingPolicy = cluster.SCHED_NONE
 
   const heardAt = new Map<Worker, number>()
-  const ready = new Set<Worker>()
   let wasEverReady = false
   let failures = 0
-  let isStopping = false
   const { promise: stopped, resolve: stop } = Promise.withResolvers<number>()
 
   function start(): void {
@@ -106,11 +112,11 @@ export async function superviseWorkers(settings: SupervisorSettings): Promise<nu
   const exitCode = await stopped
   isStopping = true
   clearInterval(watch)
-  await stopAll(ready, settings)
+  await stopAll(settings)
   return exitCode
 }
 
-async function stopAll(ready: ReadonlySet<Worker>, { log, stopTimeoutSeconds }: SupervisorSettings): Promise<void> {
+async function stopAll({ log, stopTimeoutSeconds }: SupervisorSettings): Promise<void> {
   const workers = Object.values(cluster.workers ?? {})
     .filter((worker) => worker !== undefined)
     .filter((worker) => !worker.isDead())
@@ -133,6 +139,54 @@ function killAll(): void {
   for (const worker of Object.values(cluster.workers ?? {})) worker?.process.kill('SIGKILL')
 }
 
+/** How far the workers are, together: runs in the primary. */
+export function fleetPhase(): 'starting' | 'ready' | 'draining' {
+  if (isStopping) return 'draining'
+  return ready.size > 0 ? 'ready' : 'starting'
+}
+
+let questionsAsked = 0
+
+/**
+ * Runs in the primary: asks every worker that serves, and waits for no worker longer than `withinMs`.
+ *
+ * @param withinMs in milliseconds
+ * @returns by the worker's number; undefined for one that did not answer in time, or died meanwhile
+ */
+export async function askWorkers(question: string, withinMs = 2_000): Promise<ReadonlyMap<number, unknown>> {
+  const id = (questionsAsked += 1)
+  const asked = [...ready].filter((worker) => worker.isConnected())
+  const answers = asked.map((worker) => askWorker(worker, { question, id }, withinMs))
+  return new Map(await Promise.all(answers))
+}
+
+async function askWorker(worker: Worker, question: Question, withinMs: number): Promise<[number, unknown]> {
+  const { promise, resolve } = Promise.withResolvers<unknown>()
+  const hear = (message: unknown) => {
+    if (isAnswer(message) && message.answerTo === question.id) resolve(message.value)
+  }
+  const giveUp = () => resolve(undefined)
+  const timer = setTimeout(giveUp, withinMs)
+  worker.on('message', hear).once('exit', giveUp)
+  worker.send(question, (error) => {
+    if (error !== null) giveUp()
+  })
+  try {
+    return [worker.id, await promise]
+  } finally {
+    clearTimeout(timer)
+    worker.off('message', hear).off('exit', giveUp)
+  }
+}
+
+function isAnswer(message: unknown): message is Answer {
+  return typeof message === 'object' && message !== null && 'answerTo' in message
+}
+
+function isQuestion(message: unknown): message is Question {
+  return typeof message === 'object' && message !== null && 'question' in message
+}
+
 /** Whether this process is one of several, started by {@link superviseWorkers}. */
 export function isWorker(): boolean {
   return cluster.isWorker
@@ -152,14 +206,21 @@ export function endWorker(): void {
  * Runs in a worker that serves: tells the primary that it is ready, and every second that it is not stuck.
  *
  * @param stop what stops this process, as {@link stopOnSignals} gives it: the primary decides when
+ * @param answers to what {@link askWorkers} asks, by the question; one that fails is no answer
  */
-export function reportToPrimary(stop: () => void): void {
+export function reportToPrimary(
+  stop: () => void,
+  answers: Readonly<Record<string, () => Promise<unknown>>> = {},
+): void {
   if (!cluster.isWorker) return
-  const tell = (message: Message) => {
+  const tell = (message: Message | Answer) => {
     if (process.connected) process.send?.(message)
   }
   process.on('message', (message) => {
     if (message === ('stop' satisfies Message)) stop()
+    if (!isQuestion(message)) return
+    const tellValue = (value: unknown) => tell({ answerTo: message.id, value })
+    answers[message.question]?.().then(tellValue, () => tellValue(undefined))
   })
   setInterval(() => tell('alive'), aliveEveryMs).unref()
   tell('ready')

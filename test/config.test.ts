@@ -92,6 +92,40 @@ describe('the environment', () => {
     ])
   })
 
+  it('refuses time limits that do not descend, and names all three', () => {
+    for (const [edge, handler, statement] of [
+      ['30', '30', '20'],
+      ['30', '25', '25'],
+      ['20', '25', '20'],
+      ['30', '25', '60'],
+    ] as const) {
+      const problems = problemsOf({
+        LATCHKEY_EDGE_TIMEOUT_SECONDS: edge,
+        LATCHKEY_HANDLER_TIMEOUT_SECONDS: handler,
+        LATCHKEY_DATABASE_STATEMENT_TIMEOUT_SECONDS: statement,
+      })
+      expect(problems).toEqual([
+        `LATCHKEY_EDGE_TIMEOUT_SECONDS (${edge}) must be more than LATCHKEY_HANDLER_TIMEOUT_SECONDS (${handler}), and that more than LATCHKEY_DATABASE_STATEMENT_TIMEOUT_SECONDS (${statement}): raise the ones before or lower the ones behind`,
+      ])
+    }
+    expect(problemsOf({ LATCHKEY_DATABASE_STATEMENT_TIMEOUT_SECONDS: '60' })).toHaveLength(1)
+    const { edgeTimeoutSeconds, handlerTimeoutSeconds, databaseStatementTimeoutSeconds } = readConfig({})
+    expect([edgeTimeoutSeconds, handlerTimeoutSeconds, databaseStatementTimeoutSeconds]).toEqual([30, 25, 20])
+  })
+
+  it('counts a bad time limit as one problem', () => {
+    expect(problemsOf({ LATCHKEY_HANDLER_TIMEOUT_SECONDS: 'soon' })).toEqual([
+      expect.stringMatching(/^LATCHKEY_HANDLER_TIMEOUT_SECONDS must be a whole number/),
+    ])
+  })
+
+  it('refuses a management port that is everybody’s port', () => {
+    expect(problemsOf({ PORT: '3000', LATCHKEY_MANAGEMENT_PORT: '3000' })).toEqual([
+      expect.stringMatching(/^LATCHKEY_MANAGEMENT_PORT must not be PORT \(3000\)/),
+    ])
+    expect(readConfig({}).managementPort).toBeUndefined()
+  })
+
   it('refuses an issuer with a path, a query, a fragment or credentials', () => {
     for (const issuer of ['https://x.example/a', 'https://x.example/', 'https://x.example?', 'https://a:b@x.example']) {
       expect(problemsOf({ LATCHKEY_ISSUER: issuer })).toEqual([expect.stringMatching(/^LATCHKEY_ISSUER must/)])

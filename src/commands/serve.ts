@@ -8,11 +8,22 @@ import type { Config } from '../config.ts'
 import type { Database } from '../database/database.ts'
 import type { DemoData } from '../demo/demo-data.ts'
 import { demoStartUrl, serviceTokenCommand } from '../demo/routes.ts'
+import type { Phase } from '../http/health.ts'
+import { managementListener } from '../http/management.ts'
 import { requestLogFields } from '../http/request-context.ts'
-import { exitOnCrash, listen, stopOnSignals, type Listening } from '../lifecycle.ts'
+import { exitOnCrash, listen, listenForManagement, stopOnSignals, type Listening } from '../lifecycle.ts'
 import { openLog, type Logger } from '../log.ts'
-import { NotServable, openServer } from '../server.ts'
-import { endWorker, isFirstWorker, isWorker, reportToPrimary, superviseWorkers } from '../workers.ts'
+import { metricsContentType, openFleetMetrics } from '../metering/metrics.ts'
+import { NotServable, openServer, type OpenServer } from '../server.ts'
+import {
+  askWorkers,
+  endWorker,
+  fleetPhase,
+  isFirstWorker,
+  isWorker,
+  reportToPrimary,
+  superviseWorkers,
+} from '../workers.ts'
 import { CommandEnded, CommandFailed, type CommandContext } from './command.ts'
 import { openControlSocket } from './control-socket.ts'
 import { runCommand } from './program.ts'
@@ -24,7 +35,10 @@ import { runCommand } from './program.ts'
 export async function serve({ config, io }: CommandContext): Promise<never> {
   const log = openLog({ ...config, fields: requestLogFields })
   exitOnCrash(log)
-  if (config.workers > 1 && !isWorker()) throw new CommandEnded(await superviseWorkers({ ...config, log }))
+  if (config.workers > 1 && !isWorker()) {
+    await manageWorkers(config, log)
+    throw new CommandEnded(await superviseWorkers({ ...config, log }))
+  }
   // One of several workers speaks for all. Where the log is JSON, standard output is for it alone.
   const isSilent = config.isProduction || (isWorker() && !isFirstWorker())
   const say = (text: string) => {
@@ -50,15 +64,55 @@ export async function serve({ config, io }: CommandContext): Promise<never> {
       await server.close()
     },
   })
-  reportToPrimary(stop)
+  reportToPrimary(stop, {
+    metrics: server.metrics.snapshot,
+    ping: async () => {
+      await server.database.ping(pingTimeoutMs)
+      return true
+    },
+  })
   log.info({ address: config.issuer, database: server.database.engine }, 'ready')
   if (server.demo !== undefined) announceDemo(server.demo, config, say)
   // From here on signals decide.
   return new Promise<never>(() => undefined)
 }
 
+const pingTimeoutMs = 1_000
+
+/** The management port of a process that serves by itself; what it answers while the rest opens is empty. */
+function manage(config: Config, log: Logger, phase: () => Phase, server: () => OpenServer | undefined) {
+  const listener = managementListener({
+    ...config,
+    log,
+    phase,
+    ping: async (timeoutMs) => server()?.database.ping(timeoutMs),
+    metrics: async () => (await server()?.metrics.text()) ?? '',
+    metricsContentType,
+  })
+  return listenForManagement(config, listener)
+}
+
+/** The management port of several workers: the primary has no database, and nothing to count. */
+function manageWorkers(config: Config, log: Logger) {
+  const listener = managementListener({
+    ...config,
+    log,
+    phase: fleetPhase,
+    async ping(timeoutMs) {
+      const answers = await askWorkers('ping', timeoutMs)
+      if (![...answers.values()].includes(true)) throw new Error('no worker has a database that answers')
+    },
+    metrics: openFleetMetrics(() => askWorkers('metrics')),
+    metricsContentType,
+  })
+  return listenForManagement(config, listener)
+}
+
 async function open(config: Config, log: Logger, { phase }: Listening) {
-  const server = await openServer({ config, log, phase })
+  let opened: OpenServer | undefined
+  // With workers the primary has it.
+  if (!isWorker()) await manage(config, log, phase, () => opened)
+  const server = (opened = await openServer({ config, log, phase }))
   try {
     const socket = server.database.engine === 'pglite' ? await openCommands(config, server.database, log) : undefined
     return { server, socket }

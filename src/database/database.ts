@@ -40,7 +40,16 @@ export interface Database {
   readonly pglite: PGlite | undefined
   /** Throws when the database does not answer within `timeoutMs` milliseconds. */
   ping(timeoutMs?: number): Promise<void>
+  /** How many connections there are at present; undefined on PGlite, which has one. */
+  readonly pool: (() => PoolUse) | undefined
   close(): Promise<void>
+}
+
+export interface PoolUse {
+  readonly total: number
+  readonly idle: number
+  /** requests that wait for one */
+  readonly waiting: number
 }
 
 // int8 comes as text from pg and as a number from PGlite: read it as a number in both, since none of ours pass 2^53.
@@ -68,6 +77,7 @@ async function openPglite(dataDir: string): Promise<Database> {
       db,
       isNew,
       pglite,
+      pool: undefined,
       ping: (timeoutMs = 2_000) => ping(db, timeoutMs),
       async close() {
         await db.destroy()
@@ -106,6 +116,7 @@ async function openPostgres(settings: DatabaseSettings, databaseUrl: string, log
     db,
     isNew: false,
     pglite: undefined,
+    pool: () => ({ total: pool.totalCount, idle: pool.idleCount, waiting: pool.waitingCount }),
     ping: (timeoutMs = 2_000) => ping(db, timeoutMs),
     close: () => db.destroy(),
   }
@@ -201,6 +212,12 @@ export function isDatabaseUnavailable(error: unknown): boolean {
     return true
   }
   return error.cause !== undefined && isDatabaseUnavailable(error.cause)
+}
+
+/** Whether PostgreSQL stopped a statement that ran for too long (SQLSTATE 57014): the database is there, and late. */
+export function isStatementTimeout(error: unknown): boolean {
+  if (!(error instanceof Error)) return false
+  return ('code' in error && error.code === '57014') || isStatementTimeout(error.cause)
 }
 
 /** Whether an error is PostgreSQL's refusal of a duplicate (SQLSTATE 23505), and of which constraint. */

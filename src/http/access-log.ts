@@ -23,7 +23,7 @@ export function accessLog(log: Logger): Middleware<RequestState> {
 }
 
 function describe(ctx: ParameterizedContext<RequestState>): Record<string, unknown> {
-  const { request, userId, clientId, errorMessage } = ctx.state
+  const { request, userId, clientId, errorMessage, apiVersion, rateLimited } = ctx.state
   const { oidc } = ctx as ProtocolContext
   const wasSent = ctx.res.writableFinished
   return {
@@ -32,6 +32,8 @@ function describe(ctx: ParameterizedContext<RequestState>): Record<string, unkno
     user_id: userId ?? oidc?.account?.accountId ?? oidc?.session?.accountId,
     client_id: clientId ?? oidc?.client?.clientId,
     endpoint: describeEndpoint(ctx),
+    api_version: apiVersion,
+    rate_limited: rateLimited,
     duration_ms: Math.round((performance.now() - request.startedAt) * 10) / 10,
     // 499 as nginx writes it: the caller left before the answer.
     status_code: wasSent ? ctx.res.statusCode : 499,

@@ -5,8 +5,9 @@
  */
 import type { Middleware, ParameterizedContext } from 'koa'
 import type { Logger } from 'pino'
-import { isDatabaseUnavailable } from '../database/database.ts'
+import { isDatabaseUnavailable, isStatementTimeout } from '../database/database.ts'
 import { Problem, problemCatalogue, toProblemBody, type ProblemCode } from '../problems.ts'
+import { CallerLeft } from './deadline.ts'
 import type { RequestState } from './request-context.ts'
 import { setPageHeaders } from './security-headers.ts'
 
@@ -26,6 +27,8 @@ export interface ProblemResponseSettings {
   readonly renderError?: (shown: ShownProblem) => string
   /** the methods of paths that no router of ours knows: `{'/token': 'POST'}` */
   readonly methods?: Readonly<Record<string, string>>
+  /** where clients of RFC 6749 ask: there a 429, 503 or 504 is an error that they can read */
+  readonly oauthPaths?: readonly string[]
 }
 
 export function problemResponse(settings: ProblemResponseSettings): Middleware<RequestState> {
@@ -34,6 +37,7 @@ export function problemResponse(settings: ProblemResponseSettings): Middleware<R
     try {
       await next()
     } catch (error) {
+      if (error instanceof CallerLeft) return
       if (ctx.headerSent) {
         settings.log.error({ error }, 'a request failed after its answer had begun')
         ctx.res.destroy()
@@ -63,13 +67,19 @@ function methodNotAllowed(allow: string): Problem {
 /** What an error means to the caller. Anything unexpected, and anything that is our own fault, is logged in full. */
 export function toProblem(error: unknown, log: Logger): Problem {
   if (error instanceof Problem) {
-    if (error.status >= 500) log.error({ error }, 'a request failed')
+    // One that says when to come back is a limit that did its work, unless something is behind it.
+    const isLimit = error.retryAfterSeconds !== undefined && error.cause === undefined
+    if (error.status >= 500 && !isLimit) log.error({ error }, 'a request failed')
     return error
   }
   const retryAfterSeconds = readRetryAfter(error)
   if (retryAfterSeconds !== undefined) {
     log.warn({ error }, 'a request was turned away')
     return new Problem('SERVICE_UNAVAILABLE', undefined, { retryAfterSeconds, cause: error })
+  }
+  if (isStatementTimeout(error) || isTimeout(error)) {
+    log.error({ error }, 'what a request waited for took too long')
+    return new Problem('GATEWAY_TIMEOUT', undefined, { retryAfterSeconds: 1, cause: error })
   }
   if (isDatabaseUnavailable(error)) {
     log.error({ error }, 'the database is not available')
@@ -86,6 +96,13 @@ function readRetryAfter(error: unknown): number | undefined {
   if (!(error instanceof Error) || !('retryAfterSeconds' in error)) return undefined
   const { retryAfterSeconds: seconds } = error
   return typeof seconds === 'number' && Number.isFinite(seconds) ? Math.max(1, Math.ceil(seconds)) : undefined
+}
+
+/** Of a call to elsewhere: AbortSignal.timeout's, or undici's own (UND_ERR_HEADERS_TIMEOUT …). */
+function isTimeout(error: unknown): boolean {
+  if (!(error instanceof Error)) return false
+  const code = 'code' in error && typeof error.code === 'string' ? error.code : ''
+  return error.name === 'TimeoutError' || /^UND_ERR_\w+_TIMEOUT$/.test(code) || isTimeout(error.cause)
 }
 
 const codesByStatus: Readonly<Record<number, ProblemCode>> = {
@@ -117,6 +134,11 @@ function write(ctx: ParameterizedContext<RequestState>, problem: Problem, settin
   if (problem.status === 401) ctx.set('WWW-Authenticate', 'Bearer')
   if (problem.retryAfterSeconds !== undefined) ctx.set('Retry-After', String(problem.retryAfterSeconds))
   ctx.set(problem.headers)
+  if ([429, 503, 504].includes(problem.status) && settings.oauthPaths?.includes(ctx.path) === true) {
+    ctx.type = 'application/json'
+    ctx.body = { error: 'temporarily_unavailable', error_description: problem.title }
+    return
+  }
 
   const wanted = ctx.accepts('application/json', 'application/problem+json', 'text/html')
   if (wanted === 'text/html' && settings.renderError !== undefined) {

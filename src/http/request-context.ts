@@ -32,12 +32,18 @@ export interface RequestState {
   /** shorthands of `request.requestId` and `request.network` */
   requestId: string
   network: string
+  /** aborted at the deadline and when the caller leaves (deadline.ts, behind which it is there) */
+  signal: AbortSignal
   userId?: string
   clientId?: string
   /** the matched pattern, where no router of ours matched: `/authorize/:uid` */
   endpoint?: string
   /** why it failed, in words that name nobody */
   errorMessage?: string
+  /** of the API, where the request chose one */
+  apiVersion?: string
+  /** the limit that turned it away, by name */
+  rateLimited?: string
 }
 
 const requests = new AsyncLocalStorage<ParameterizedContext<RequestState>>()
@@ -85,10 +91,14 @@ export function requestContext({ trustProxy, issuer }: RequestContextSettings): 
 
 /** What a log line says of who and where, once a request is done. */
 export function describeEndpoint(ctx: ParameterizedContext<RequestState>): string {
-  // Both routers, ours and the provider's, leave the matched pattern here. A raw path may hold anything.
+  return `${ctx.method} ${describeRoute(ctx)}`
+}
+
+/** The matched pattern, once a request is done: one of as many as there are routes. A raw path may hold anything. */
+export function describeRoute(ctx: ParameterizedContext<RequestState>): string {
+  // Both routers, ours and the provider's, leave it here.
   const { _matchedRoute: pattern } = ctx as Context & { _matchedRoute?: unknown }
-  const matched = ctx.state.endpoint ?? (typeof pattern === 'string' ? pattern : '(no route)')
-  return `${ctx.method} ${matched}`
+  return ctx.state.endpoint ?? (typeof pattern === 'string' ? pattern : '(no route)')
 }
 
 function describeRequest(req: IncomingMessage, proxies: BlockList | undefined): RequestContext {
