@@ -18,7 +18,6 @@ import type { RequestState } from '../http/request-context.ts'
 import { formActionOf, setPageHeaders } from '../http/security-headers.ts'
 import { findUserAccount, type UserAccount } from '../oauth/account.ts'
 import { giveConsent, listAuthorizedClients, withdrawConsent } from '../oauth/consents.ts'
-import { revokeFamiliesOf } from '../oauth/families.ts'
 import { sortAskedScopes, type AskedScopes } from '../oauth/grants.ts'
 import { accountClientId } from '../oauth/own-entries.ts'
 import { passwordAcr, type OAuth } from '../oauth/provider.ts'
@@ -137,10 +136,8 @@ export function loginRoutes(parts: LoginParts): Router {
     if ((await oauth.directory.findClient(clientId)) === undefined) {
       throw new Problem('RESOURCE_NOT_FOUND', 'There is no such application.')
     }
-    const withdrawal = { userId: session.userId, clientId, reason: 'consent withdrawn' }
-    const actor = userActor(ctx, session.userId)
-    await database.db.transaction().execute((trx) => withdrawConsent(trx, actor, withdrawal))
-    await database.db.transaction().execute((trx) => revokeFamiliesOf(trx, actor, withdrawal))
+    const { userId } = session
+    await database.db.transaction().execute((trx) => withdrawConsent(trx, userActor(ctx, userId), { userId, clientId }))
     redirect(ctx, '/account/applications?withdrawn=1')
   })
 

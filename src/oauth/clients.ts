@@ -7,13 +7,16 @@
  * over without an outage. Whatever narrows what a client may do ends the access tokens that it has.
  */
 import { createHash, randomBytes, timingSafeEqual } from 'node:crypto'
+import { isDeepStrictEqual } from 'node:util'
 import { sql, type Selectable } from 'kysely'
 import { z } from 'zod'
+import { requireOwnRights, requireRightsOverClient } from '../access/rights.ts'
 import { permissionSchema, requirePermissions, type Permission } from '../access/roles.ts'
 import { writeAudit, type Actor } from '../audit/audit.ts'
 import type { Db, Trx } from '../database/database.ts'
 import type { ClientsTable } from '../database/tables.ts'
-import { parseInput, Problem } from '../problems.ts'
+import { requireVersion } from '../http/etag.ts'
+import { notFound, parseInput, Problem } from '../problems.ts'
 import { revoke } from '../revocation/revocations.ts'
 import { forgetScopes, lockFamiliesOfClients } from './families.ts'
 import { deviceGrant, findInconsistencies, refuseInconsistent, wrong, type ClientMetadata } from './client-rules.ts'
@@ -137,6 +140,7 @@ export async function createClient(
   ])
   await requireResource(trx, client.default_resource)
   await requirePermissions(trx, asked)
+  await requireOwnRights(trx, actor, asked)
   const { numInsertedOrUpdatedRows } = await trx
     .insertInto('clients')
     .values({ id, ...columns(client) })
@@ -172,7 +176,7 @@ export async function updateClient(trx: Trx, actor: Actor, input: z.input<typeof
     .execute()
   const narrowed = before.grant_types.some((grant) => !after.grant_types.includes(grant))
   const bound = after.dpop_bound_access_tokens && !before.dpop_bound_access_tokens
-  if (narrowed || bound) await endClientTokens(trx, id, 'client narrowed')
+  if (narrowed || bound) await endClientTokens(trx, actor, { id, reason: 'client narrowed' })
   const changed = Object.keys(changes) as (keyof ClientMetadata)[]
   await writeAudit(trx, actor, {
     action: 'client.updated',
@@ -216,7 +220,7 @@ export async function setClientPermissions(
       .execute()
   }
   await insertPermissions(trx, id, asked)
-  if (removed.length > 0) await endClientTokens(trx, id, 'client permissions removed')
+  if (removed.length > 0) await endClientTokens(trx, actor, { id, reason: 'client permissions removed' })
   for (const resource of new Set(removed.map((permission) => permission.resource))) {
     const scopes = removed.flatMap((one) => (one.resource === resource ? [one.permission] : []))
     await forgetScopes(trx, { clientId: id, resource, scopes })
@@ -227,6 +231,93 @@ export async function setClientPermissions(
     target: { type: 'client', id },
     details: { before: before.permissions, after: asked },
   })
+  return getClient(trx, id)
+}
+
+/** All of a client that can be written as a whole: what PUT replaces and PATCH patches. */
+export const clientDocumentSchema = z.strictObject({
+  name: metadata.name,
+  grant_types: metadata.grant_types,
+  redirect_uris: uris.default([]),
+  post_logout_redirect_uris: uris.default([]),
+  backchannel_logout_uri: metadata.backchannel_logout_uri.default(null),
+  jwks: metadata.jwks.default(null),
+  jwks_uri: metadata.jwks_uri.default(null),
+  client_uri: metadata.client_uri.default(null),
+  logo_uri: metadata.logo_uri.default(null),
+  policy_uri: metadata.policy_uri.default(null),
+  tos_uri: metadata.tos_uri.default(null),
+  first_party: metadata.first_party.default(false),
+  require_pkce: metadata.require_pkce.default(true),
+  require_pushed_authorization_requests: metadata.require_pushed_authorization_requests.default(false),
+  dpop_bound_access_tokens: metadata.dpop_bound_access_tokens.default(false),
+  default_resource: metadata.default_resource.default(null),
+  /** left out: as they are */
+  permissions: permissions.optional(),
+  /** left out: as it is */
+  is_active: z.boolean().optional(),
+})
+export type ClientDocument = z.output<typeof clientDocumentSchema>
+
+/** That document as it is now. */
+export function clientDocument(client: Client): ClientDocument {
+  const document = {
+    ...metadataOf(client),
+    permissions: [...client.permissions],
+    is_active: client.status === 'active',
+  }
+  return clientDocumentSchema.parse(
+    Object.fromEntries(
+      Object.keys(clientDocumentSchema.shape).map((name) => [name, document[name as keyof typeof document]]),
+    ),
+  )
+}
+
+/**
+ * Writes what differs, each as the functions above and below do it. A change that has been made already changes nothing,
+ * whatever it is based on (RFC 9110 §13.1.1).
+ *
+ * @param input.expectedVersions those that the caller has seen; undefined: any
+ * @param input.to the document as it shall be, of what it is: called with the row locked
+ * @throws Problem as those do, PRECONDITION_FAILED, and AUTHORIZATION_ERROR beyond the actor's own rights
+ */
+export async function changeClient(
+  trx: Trx,
+  actor: Actor,
+  input: {
+    readonly id: string
+    readonly expectedVersions?: readonly number[] | undefined
+    readonly to: (before: ClientDocument) => ClientDocument
+  },
+): Promise<Client> {
+  const { id } = input
+  const row = await lockClient(trx, id)
+  const before = clientDocument(row)
+  const {
+    permissions: asked = before.permissions ?? [],
+    is_active: isActive = before.is_active,
+    ...rest
+  } = input.to(before)
+  const changed = (Object.keys(rest) as (keyof typeof rest)[]).filter(
+    (name) => !isDeepStrictEqual(before[name], rest[name]),
+  )
+  const key = ({ resource, permission }: Permission) => JSON.stringify([resource, permission])
+  const [had, has] = [new Set(before.permissions?.map(key)), new Set(asked.map(key))]
+  const hasOthers = had.size !== has.size || [...has].some((permission) => !had.has(permission))
+  if (changed.length === 0 && !hasOthers && isActive === before.is_active) return row
+  requireVersion(input.expectedVersions, row.row_version)
+  await requireRightsOverClient(trx, actor, id)
+  await requireOwnRights(
+    trx,
+    actor,
+    asked.filter((permission) => !had.has(key(permission))),
+  )
+  if (changed.length > 0) {
+    await updateClient(trx, actor, { id, ...Object.fromEntries(changed.map((name) => [name, rest[name]])) })
+  }
+  if (hasOthers) await setClientPermissions(trx, actor, { id, permissions: asked })
+  if (isActive !== before.is_active)
+    await (isActive ? enableClient(trx, actor, { id }) : disableClient(trx, actor, { id }))
   return getClient(trx, id)
 }
 
@@ -241,7 +332,7 @@ export async function disableClient(trx: Trx, actor: Actor, input: { id: string 
   if (before.status === 'disabled') return before
   await trx.updateTable('clients').set({ status: 'disabled' }).where('id', '=', id).execute()
   await touchClient(trx, id)
-  const families = await endEverything(trx, id, 'client disabled')
+  const families = await endEverything(trx, actor, { id, reason: 'client disabled' })
   await writeAudit(trx, actor, {
     action: 'client.disabled',
     target: { type: 'client', id },
@@ -278,7 +369,7 @@ export async function revokeEverythingOfClient(
 ): Promise<{ readonly client: Client; readonly families: number }> {
   const { id, reason } = parseInput(revokeSchema, input)
   await lockClient(trx, id)
-  const families = await endEverything(trx, id, reason)
+  const families = await endEverything(trx, actor, { id, reason })
   await touchClient(trx, id)
   await writeAudit(trx, actor, {
     action: 'client.access-revoked',
@@ -296,7 +387,7 @@ export async function revokeEverythingOfClient(
 export async function deleteClient(trx: Trx, actor: Actor, input: { id: string }): Promise<void> {
   const { id } = parseInput(z.strictObject({ id: clientId }), input)
   const before = await lockClient(trx, id)
-  const families = await endEverything(trx, id, 'client deleted')
+  const families = await endEverything(trx, actor, { id, reason: 'client deleted' })
   await trx.deleteFrom('clients').where('id', '=', id).execute()
   await writeAudit(trx, actor, {
     action: 'client.deleted',
@@ -343,7 +434,7 @@ export async function rotateClientSecret(
 ): Promise<ClientWithSecret> {
   const { id, overlap_seconds } = parseInput(rotateSchema, input)
   const { secrets } = await lockSecrets(trx, id)
-  if (overlap_seconds === 0) await endClientTokens(trx, id, 'client secret revoked')
+  if (overlap_seconds === 0) await endClientTokens(trx, actor, { id, reason: 'client secret revoked' })
   const ended = overlap_seconds === 0 ? secrets : secrets.slice(0, -1)
   for (const secret of ended) await trx.deleteFrom('client_secrets').where('id', '=', secret.id).execute()
   await trx
@@ -376,8 +467,8 @@ export async function revokeClientSecret(
     .where('client_id', '=', id)
     .where('id', '=', secret_id)
     .executeTakeFirstOrThrow()
-  if (numDeletedRows === 0n) throw new Problem('RESOURCE_NOT_FOUND', `Client ${id} has no secret ${secret_id}.`)
-  await endClientTokens(trx, id, 'client secret revoked')
+  if (numDeletedRows === 0n) throw notFound('secret', secret_id, `/v1/clients/${id}/secrets`)
+  await endClientTokens(trx, actor, { id, reason: 'client secret revoked' })
   await touchClient(trx, id)
   await writeAudit(trx, actor, {
     action: 'client.secret-revoked',
@@ -409,7 +500,11 @@ export function clientSecretMatches(
  * Ends every access token that the client has, its own and those that it holds for people; refresh tokens live on.
  * For whatever narrows what the client may do.
  */
-export async function endClientTokens(trx: Trx, id: string, reason: string): Promise<void> {
+export async function endClientTokens(
+  trx: Trx,
+  actor: Actor,
+  { id, reason }: { readonly id: string; readonly reason: string },
+): Promise<void> {
   await lockFamiliesOfClients(trx, [id])
   const { token_version: tokenVersion } = await trx
     .updateTable('clients')
@@ -417,14 +512,18 @@ export async function endClientTokens(trx: Trx, id: string, reason: string): Pro
     .where('id', '=', id)
     .returning('token_version')
     .executeTakeFirstOrThrow()
-  await revoke(trx, { kind: 'client', subject: id, tokenVersion, reason })
+  await revoke(trx, { kind: 'client', subject: id, tokenVersion, reason, by: actor })
   // Those of no resource are opaque: there is a row of each.
   await trx.deleteFrom('artifacts').where('kind', '=', 'AccessToken').where('client_id', '=', id).execute()
 }
 
 /** @returns how many families there were */
-async function endEverything(trx: Trx, id: string, reason: string): Promise<number> {
-  await endClientTokens(trx, id, reason)
+async function endEverything(
+  trx: Trx,
+  actor: Actor,
+  { id, reason }: { readonly id: string; readonly reason: string },
+): Promise<number> {
+  await endClientTokens(trx, actor, { id, reason })
   const { rows } = await sql<{ families: number }>`
     WITH ended AS (
       DELETE FROM artifacts WHERE client_id = ${id} RETURNING kind, id
@@ -449,7 +548,7 @@ export async function findClient(db: Db, id: string): Promise<Client | undefined
 /** @throws Problem when there is no such client */
 export async function getClient(db: Db, id: string): Promise<Client> {
   const client = await findClient(db, id)
-  if (client === undefined) throw new Problem('RESOURCE_NOT_FOUND', `There is no client ${id}.`)
+  if (client === undefined) throw notFound('client', id, '/v1/clients')
   return client
 }
 
@@ -462,7 +561,8 @@ export function clientTypeOf(
   return client.grant_types.includes('authorization_code') ? 'web' : 'machine'
 }
 
-async function withSecretsAndPermissions(db: Db, rows: readonly Selectable<ClientsTable>[]): Promise<Client[]> {
+/** Adds to rows of clients what stands in other tables. */
+export async function withSecretsAndPermissions(db: Db, rows: readonly Selectable<ClientsTable>[]): Promise<Client[]> {
   if (rows.length === 0) return []
   const ids = rows.map(({ id }) => id)
   const secrets = await db

@@ -10,13 +10,19 @@ import { revokeFamiliesOf } from './families.ts'
 /** resource → scopes; resource '' holds OpenID Connect's own */
 export type Consents = ReadonlyMap<string, ReadonlySet<string>>
 
-export async function findConsents(db: Db, userId: string, clientId: string): Promise<Consents> {
-  const rows = await db
+/** @param options.isSettled true: waits for whoever is just withdrawing them */
+export async function findConsents(
+  db: Db,
+  userId: string,
+  clientId: string,
+  options: { readonly isSettled?: boolean } = {},
+): Promise<Consents> {
+  const query = db
     .selectFrom('consents')
     .select(['resource', 'scope'])
     .where('user_id', '=', userId)
     .where('client_id', '=', clientId)
-    .execute()
+  const rows = await (options.isSettled === true ? query.forShare() : query).execute()
   const consents = new Map<string, Set<string>>()
   for (const { resource, scope } of rows) consents.set(resource, (consents.get(resource) ?? new Set()).add(scope))
   return consents
@@ -45,17 +51,15 @@ export async function giveConsent(trx: Trx, actor: Actor, { userId, clientId, sc
   })
 }
 
-/**
- * Forgets what a person agreed to and ends their families at the client. Once that is committed, call `revokeFamiliesOf`
- * in a second transaction: a request that was under way may have begun another family on the old consent.
- */
+/** Forgets what a person agreed to and ends their families at the client; also those that are just beginning. */
 export async function withdrawConsent(
   trx: Trx,
   actor: Actor,
   { userId, clientId }: { readonly userId: string; readonly clientId: string },
 ): Promise<void> {
-  await revokeFamiliesOf(trx, actor, { userId, clientId, reason: 'consent withdrawn' })
+  // In this order: grants.ts says why.
   await trx.deleteFrom('consents').where('user_id', '=', userId).where('client_id', '=', clientId).execute()
+  await revokeFamiliesOf(trx, actor, { userId, clientId, reason: 'consent withdrawn' })
   await writeAudit(trx, actor, {
     action: 'consent.withdrawn',
     target: { type: 'client', id: clientId },

@@ -85,21 +85,3 @@ export async function forgetScopes(
     )))
     WHERE kind = 'Grant' AND client_id = ${clientId} AND jsonb_exists(payload->'resources', ${resource})`.execute(trx)
 }
-
-/**
- * Ends what came from a session and is still there, apart from offline access. The session's own row names its families
- * too, but it is written as a whole by every request that carries it: of two tabs beside each other, one is lost there.
- */
-export async function revokeFamiliesOfSession(
-  trx: Trx,
-  actor: Actor,
-  { sessionUid, reason }: { readonly sessionUid: string; readonly reason: string },
-): Promise<void> {
-  const { rows } = await sql<{ grantId: string }>`
-    SELECT grant_id AS "grantId" FROM artifacts
-    WHERE session_uid = ${sessionUid} AND grant_id IS NOT NULL
-    GROUP BY grant_id
-    HAVING NOT bool_or('offline_access' = ANY (string_to_array(coalesce(payload->>'scope', ''), ' ')))
-    ORDER BY grant_id COLLATE "C"`.execute(trx)
-  for (const { grantId } of rows) await revokeFamily(trx, actor, { grantId, reason })
-}

@@ -91,17 +91,53 @@ export async function loadGrant(
   if (existing === undefined && !hasAnything) return undefined
   if (existing === undefined || before !== JSON.stringify([grant.openid, grant.resources, grant.rejected])) {
     await grant.save()
-    // Withdrawn since it was read: whoever withdraws ends the families that are there by then, and this one is new.
-    if (agreed !== 'everything') {
-      const now = await findConsents(requestDb(db), account.accountId, client.clientId)
-      const isWithdrawn = [...agreed].some(([resource, scopes]) =>
-        [...scopes].some((scope) => now.get(resource)?.has(scope) !== true),
-      )
-      if (isWithdrawn) {
-        await grant.destroy()
-        throw new errors.AccessDenied('this consent has just been withdrawn')
-      }
-    }
+    await refuseWithdrawn(requestDb(db), grant, agreed)
+    await refuseRemoved(requestDb(db), grant)
   }
   return grant
+}
+
+/*
+ * What was read before the Grant was saved may be gone since. Whoever takes something away removes the row that allows
+ * it first and then looks for the families that hold it; here it is the other way round, the family first and then, by a
+ * lock that waits for the other, the row: one of the two finds the other.
+ */
+
+async function refuseWithdrawn(
+  db: Db,
+  grant: Grant,
+  agreed: ReadonlyMap<string, ReadonlySet<string>> | 'everything',
+): Promise<void> {
+  if (agreed === 'everything') return
+  const now = await findConsents(db, grant.accountId ?? '', grant.clientId ?? '', { isSettled: true })
+  const isWithdrawn = [...agreed].some(([resource, scopes]) =>
+    [...scopes].some((scope) => now.get(resource)?.has(scope) !== true),
+  )
+  if (!isWithdrawn) return
+  await grant.destroy()
+  throw new errors.AccessDenied('this consent has just been withdrawn')
+}
+
+async function refuseRemoved(db: Db, grant: Grant): Promise<void> {
+  const rows = await db
+    .selectFrom('client_permissions')
+    .select(['resource', 'permission'])
+    .where('client_id', '=', grant.clientId ?? '')
+    .forShare()
+    .execute()
+  const resources = Object.entries(grant.resources ?? {}).map(([resource, scope]) => {
+    const allowed = new Set(rows.flatMap((row) => (row.resource === resource ? [row.permission] : [])))
+    return {
+      resource,
+      scope,
+      kept: scope
+        .split(' ')
+        .filter((name) => allowed.has(name))
+        .join(' '),
+    }
+  })
+  if (resources.every(({ scope, kept }) => scope === kept)) return
+  grant.resources = Object.fromEntries(resources.map(({ resource, kept }) => [resource, kept]))
+  await grant.save()
+  throw new errors.AccessDenied('what this client may ask for has just changed: try again')
 }

@@ -7,7 +7,7 @@ import { createGuard, GuardError, type Guard } from '@latchkey/guard'
 import { decodeJwt, decodeProtectedHeader } from 'jose'
 import type { KoaContextWithOIDC } from 'oidc-provider'
 import { z } from 'zod'
-import { writeAudit } from '../audit/audit.ts'
+import { writeAudit, type Actor } from '../audit/audit.ts'
 import type { Db } from '../database/database.ts'
 import { isRevoked, revoke } from '../revocation/revocations.ts'
 import type { KeyRing } from '../signing/key-ring.ts'
@@ -107,12 +107,13 @@ export function openJwtAccessTokens({ db, directory, keyRing, issuer }: JwtAcces
     if (claims === undefined || claims.client_id !== ctx.oidc.client?.clientId) return
     await db.transaction().execute(async (trx) => {
       const expiresAt = new Date((claims.exp + 60) * 1_000)
-      await revoke(trx, { kind: 'token', subject: claims.jti, reason: 'revoked by its client', expiresAt })
-      await writeAudit(
-        trx,
-        { type: 'client', id: claims.client_id, requestId: ctx.state['requestId'] as string | undefined },
-        { action: 'access-token.revoked', target: { type: 'token', id: claims.jti } },
-      )
+      const actor: Actor = {
+        type: 'client',
+        id: claims.client_id,
+        requestId: ctx.state['requestId'] as string | undefined,
+      }
+      await revoke(trx, { kind: 'token', subject: claims.jti, reason: 'revoked by its client', expiresAt, by: actor })
+      await writeAudit(trx, actor, { action: 'access-token.revoked', target: { type: 'token', id: claims.jti } })
     })
   }
 

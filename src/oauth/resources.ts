@@ -3,13 +3,15 @@
  * lifetime of its tokens, and the attributes of people that its tokens carry. Who may use the permissions is said by
  * clients.ts for applications and by access/roles.ts for people.
  */
+import { isDeepStrictEqual } from 'node:util'
 import { sql, type Selectable } from 'kysely'
 import { z } from 'zod'
 import { permissionSchema } from '../access/roles.ts'
 import { writeAudit, type Actor } from '../audit/audit.ts'
 import type { Db, Trx } from '../database/database.ts'
 import type { ResourcesTable } from '../database/tables.ts'
-import { parseInput, Problem } from '../problems.ts'
+import { requireVersion } from '../http/etag.ts'
+import { notFound, parseInput, Problem } from '../problems.ts'
 import { maxAccessTokenLifetimeSeconds } from '../revocation/revocations.ts'
 import { endClientTokens } from './clients.ts'
 import { forgetScopes, lockFamiliesOfClients } from './families.ts'
@@ -123,7 +125,7 @@ export async function updateResource(
   if (changes.permissions !== undefined) {
     const kept = new Set(changes.permissions.map(({ permission }) => permission))
     const removed = before.permissions.map(({ permission }) => permission).filter((permission) => !kept.has(permission))
-    await removePermissions(trx, changes.id, removed)
+    await removePermissions(trx, actor, changes.id, removed)
     await writePermissions(trx, changes.id, changes.permissions)
   }
   await trx
@@ -157,6 +159,7 @@ export async function deleteResource(trx: Trx, actor: Actor, input: { id: string
   const before = await lockResource(trx, resourceId)
   await removePermissions(
     trx,
+    actor,
     resourceId,
     before.permissions.map(({ permission }) => permission),
   )
@@ -167,6 +170,42 @@ export async function deleteResource(trx: Trx, actor: Actor, input: { id: string
     target: { type: 'resource', id: resourceId },
     details: { before: described(before) },
   })
+}
+
+/** All of a resource that PUT replaces: `name` is the id when left out. */
+export const putResourceSchema = createResourceSchema.omit({ id: true })
+
+/**
+ * Makes the resource, or makes it so. Nothing happens to one that is so already.
+ * @throws Problem PRECONDITION_FAILED, VALIDATION_ERROR for an id that is no resource indicator, or as the functions above
+ */
+export async function putResource(
+  trx: Trx,
+  actor: Actor,
+  input: z.input<typeof putResourceSchema> & {
+    readonly id: string
+    readonly expectedVersions?: readonly number[] | undefined
+    readonly mustExist?: boolean
+    readonly mustNotExist?: boolean
+  },
+): Promise<{ readonly resource: Resource; readonly isCreated: boolean }> {
+  const { expectedVersions, mustExist = false, mustNotExist = false, ...rest } = input
+  const asked = parseInput(createResourceSchema, rest)
+  const { rows } = await sql`SELECT 1 FROM resources WHERE id = ${asked.id} FOR NO KEY UPDATE`.execute(trx)
+  if (rows.length === 0) {
+    if (mustExist) throw new Problem('PRECONDITION_FAILED', `There is no resource ${asked.id} to replace.`)
+    return { resource: await createResource(trx, actor, asked), isCreated: true }
+  }
+  if (mustNotExist) throw new Problem('PRECONDITION_FAILED', `There is already a resource ${asked.id}.`)
+  const before = await getResource(trx, asked.id)
+  const sorted = [...asked.permissions].sort((a, b) => (a.permission < b.permission ? -1 : 1))
+  const after = { ...asked, name: asked.name ?? asked.id, permissions: sorted }
+  const isSo = (Object.keys(after) as (keyof typeof after)[]).every((name) =>
+    isDeepStrictEqual(before[name], after[name]),
+  )
+  if (isSo) return { resource: before, isCreated: false }
+  requireVersion(expectedVersions, before.row_version)
+  return { resource: await updateResource(trx, actor, after), isCreated: false }
 }
 
 export async function listResources(db: Db): Promise<Resource[]> {
@@ -224,7 +263,7 @@ async function writePermissions(trx: Trx, resource: string, list: readonly Resou
  * A token that carries one of them was issued to a client that may ask for it, so ending those clients' tokens ends them
  * all. Consent goes too: a permission that comes back under the same name is asked for again.
  */
-async function removePermissions(trx: Trx, resource: string, removed: readonly string[]): Promise<void> {
+async function removePermissions(trx: Trx, actor: Actor, resource: string, removed: readonly string[]): Promise<void> {
   if (removed.length === 0) return
   const clients = await trx
     .selectFrom('client_permissions')
@@ -241,7 +280,7 @@ async function removePermissions(trx: Trx, resource: string, removed: readonly s
     clients.map(({ client_id }) => client_id),
   )
   for (const { client_id } of clients) {
-    await endClientTokens(trx, client_id, `${removed.join(' ')} removed`)
+    await endClientTokens(trx, actor, { id: client_id, reason: `${removed.join(' ')} removed` })
     await forgetScopes(trx, { clientId: client_id, resource, scopes: [...removed] })
   }
 }
@@ -260,5 +299,5 @@ function isResourceIndicator(text: string): boolean {
 }
 
 function unknownResource(id: string): never {
-  throw new Problem('RESOURCE_NOT_FOUND', `There is no resource ${id}.`)
+  throw notFound('resource', id, '/v1/resources')
 }

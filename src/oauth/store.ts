@@ -5,15 +5,17 @@
  * person is disabled or has signed out everywhere, whatever its own row says.
  */
 import { createHash, createHmac, timingSafeEqual } from 'node:crypto'
-import { sql } from 'kysely'
+import { decodeJwt } from 'jose'
+import { sql, type RawBuilder } from 'kysely'
 import { errors, type Adapter, type AdapterPayload } from 'oidc-provider'
-import type { Actor } from '../audit/audit.ts'
+import { writeAudit, type Actor } from '../audit/audit.ts'
 import type { Db } from '../database/database.ts'
 import type { SecretRing } from '../signing/secret-ring.ts'
 import { clientMetadata, isPublicClient } from './client-metadata.ts'
 import type { ClientDirectory, ClientEntry } from './client-directory.ts'
 import { revokeFamily } from './families.ts'
-import { findTokenTransaction, requestDb } from './token-transaction.ts'
+import { whileSaving } from './session-lock.ts'
+import { findTokenTransaction, requestDb, type TokenTransaction } from './token-transaction.ts'
 
 export interface StoreSettings {
   readonly refreshReplayPublicSeconds: number
@@ -70,17 +72,21 @@ export function openStore({ db, directory, secretRing, settings }: StoreParts): 
       const grantId = kind === 'Grant' ? id : (payload.grantId ?? null)
       const userId = payload.accountId ?? null
       const signInVersion = typeof payload['signInVersion'] === 'number' ? payload['signInVersion'] : null
+      const clientId = clientOf(kind, payload)
       const rowId = artifactId(kind, id)
       const ended = endOf(kind, id, payload)
-      // Nothing is kept for a person who is gone or shut out, and what was ended does not come back by being saved.
+      // Nothing is kept for a person who is gone or shut out, nothing begins for a client that is, and what was ended
+      // does not come back by being saved.
       const { numAffectedRows } = await sql`
         INSERT INTO artifacts (kind, id, grant_id, session_uid, user_id, client_id, user_code, sign_in_version, payload, expires_at)
-        SELECT ${kind}, ${rowId}, ${grantId}, ${sessionUid(kind, payload)}, ${userId}, ${payload.clientId ?? null},
+        SELECT ${kind}, ${rowId}, ${grantId}, ${sessionUid(kind, payload)}, ${userId}, ${clientId},
           ${payload.userCode ?? null},
           coalesce(${signInVersion}::integer, (SELECT sign_in_version FROM users WHERE id = ${userId})),
           ${stored}::jsonb, now() + make_interval(secs => ${expiresIn ?? 0})
         WHERE NOT EXISTS (SELECT 1 FROM revocations WHERE kind = ${ended?.kind ?? ''} AND subject = ${ended?.subject ?? ''})
           AND (${userId}::text IS NULL OR EXISTS (SELECT 1 FROM users WHERE id = ${userId} AND account_status = 'active'))
+          ${ended?.kind === 'session' ? sql`AND ${whileSaving(ended.subject)}` : sql``}
+          ${isBeginning(kind) ? sql`AND ${whileActive(clientId)}` : sql``}
         ON CONFLICT (kind, id) DO UPDATE SET payload = excluded.payload, expires_at = excluded.expires_at,
           -- a device code belongs to nobody until somebody types it in
           grant_id = excluded.grant_id, user_id = excluded.user_id, session_uid = excluded.session_uid,
@@ -164,7 +170,7 @@ export function openStore({ db, directory, secretRing, settings }: StoreParts): 
       } else if (isSpentOnce(kind) && transaction !== undefined && grantId !== undefined) {
         // RFC 6749 §4.1.2: a code used twice has leaked, so what was issued for it goes too.
         transaction.keepRefusal()
-        await transaction.revokeFamily(storeActor, { grantId, reason: `${kind} used twice` })
+        await transaction.revokeFamily(actorOf(transaction), { grantId, reason: `${kind} used twice` })
       }
       throw new errors.InvalidGrant(`this ${kind} was already used`)
     }
@@ -185,8 +191,7 @@ export function openStore({ db, directory, secretRing, settings }: StoreParts): 
       if (kind === 'Grant') return this.revokeByGrantId(id)
       // The provider then revokes its family, by the family's lock; deleting this row first could deadlock with a refresh.
       if (kind === 'RefreshToken' && transaction !== undefined) return
-      if (kind === 'AccessToken' && transaction !== undefined) transaction.revokedOneToken = true
-      if (kind === 'Session') await transaction?.begin()
+      if (kind === 'AccessToken' && transaction !== undefined) return this.#revokeOpaqueToken(transaction, id)
       await requestDb(db)
         .deleteFrom('artifacts')
         .where('kind', '=', kind)
@@ -194,12 +199,27 @@ export function openStore({ db, directory, secretRing, settings }: StoreParts): 
         .execute()
     }
 
+    /** It alone: the provider then asks for the end of its family, in vain. */
+    async #revokeOpaqueToken(transaction: TokenTransaction, id: string): Promise<void> {
+      transaction.revokedOneToken = true
+      const trx = await transaction.begin()
+      const token = await trx
+        .deleteFrom('artifacts')
+        .where('kind', '=', 'AccessToken')
+        .where('id', '=', artifactId('AccessToken', id))
+        .returning(['id', 'client_id'])
+        .executeTakeFirst()
+      if (token === undefined) return
+      const actor: Actor = { type: 'client', id: token.client_id ?? '', requestId: transaction.requestId }
+      await writeAudit(trx, actor, { action: 'access-token.revoked', target: { type: 'token', id: token.id } })
+    }
+
     /** The provider calls this once for each kind of token: the first call ends the family, the others find it gone. */
     async revokeByGrantId(grantId: string): Promise<void> {
       const transaction = findTokenTransaction()
       if (transaction?.revokedOneToken === true) return
       if (transaction !== undefined) {
-        await transaction.revokeFamily(storeActor, { grantId, reason: transaction.revocationReason })
+        await transaction.revokeFamily(actorOf(transaction), { grantId, reason: transaction.revocationReason })
       } else {
         await db.transaction().execute((trx) => revokeFamily(trx, storeActor, { grantId, reason: 'revoked' }))
       }
@@ -265,7 +285,30 @@ interface Ended {
 
 function endOf(kind: string, id: string, payload: AdapterPayload): Ended | undefined {
   if (kind === 'Grant') return { kind: 'grant', subject: id }
-  return kind === 'Session' && payload.uid !== undefined ? { kind: 'session', subject: payload.uid } : undefined
+  // A device need not wait until the page is told whether the session could be saved.
+  const uid = kind === 'Session' || kind === 'DeviceCode' ? sessionUid(kind, payload) : null
+  return uid === null ? undefined : { kind: 'session', subject: uid }
+}
+
+/** What a client, or somebody at one, starts with; the rest comes from it. */
+function isBeginning(kind: string): boolean {
+  return (
+    kind === 'Grant' || kind === 'AuthorizationCode' || kind === 'DeviceCode' || kind === 'PushedAuthorizationRequest'
+  )
+}
+
+/**
+ * Waits for whoever is just disabling or deleting the client. Not in the token request: it holds its family's lock, which
+ * they need; but a family that they ended issues nothing.
+ */
+function whileActive(clientId: string | null): RawBuilder<boolean> {
+  return sql<boolean>`EXISTS (SELECT 1 FROM clients WHERE id = ${clientId} AND status = 'active' FOR SHARE)`
+}
+
+/** A pushed request names its client inside, as the issuer of what was made of it. */
+function clientOf(kind: string, payload: AdapterPayload): string | null {
+  if (kind === 'PushedAuthorizationRequest') return decodeJwt(String(payload['request'])).iss ?? null
+  return payload.clientId ?? null
 }
 
 function refusalToSave(kind: string): Error {
@@ -287,6 +330,10 @@ interface ArtifactRow {
 }
 
 const storeActor: Actor = { type: 'system', id: 'token-endpoint' }
+
+function actorOf({ requestId }: TokenTransaction): Actor {
+  return { ...storeActor, requestId }
+}
 
 /**
  * What a request says is kept as it was said, but for two things that jsonb cannot hold: the null character, and half

@@ -9,10 +9,9 @@ import type { Context } from 'koa'
 import type { KoaContextWithOIDC } from 'oidc-provider'
 import { writeAudit, type Actor } from '../audit/audit.ts'
 import type { Db } from '../database/database.ts'
-import { revoke } from '../revocation/revocations.ts'
 import { endpoints } from './endpoints.ts'
 import { findReply, hashRefreshRequest, storeReply, type TokenReply } from './refresh-replies.ts'
-import { endRemainingFamilies } from './sessions.ts'
+import { endSession } from './sessions.ts'
 import { runInTokenTransaction, TokenTransaction } from './token-transaction.ts'
 
 export async function answerInTransaction(db: Db, ctx: Context, answer: () => Promise<void>): Promise<void> {
@@ -21,16 +20,18 @@ export async function answerInTransaction(db: Db, ctx: Context, answer: () => Pr
   const transaction = new TokenTransaction(db, {
     beginsOnFinding: ctx.path === endpoints.token,
     revocationReason: reason,
+    requestId: requestId(ctx),
   })
   await runInTokenTransaction(transaction, async () => {
     try {
       await answer()
-      const signedOut = await settle(transaction, ctx as unknown as KoaContextWithOIDC)
+      await settle(transaction, ctx as unknown as KoaContextWithOIDC)
       // If this fails, the answer must not go out: Koa then sends 500 or 503 instead.
       await (ctx.status < 500 ? transaction.commit() : transaction.rollback())
-      if (signedOut !== undefined) await endRemainingFamilies(db, signedOut.actor, signedOut)
     } catch (error) {
       await transaction.rollback().catch(() => undefined)
+      // Whoever could not be signed out keeps the cookie, to try again.
+      ctx.remove('Set-Cookie')
       throw error
     } finally {
       transaction.end()
@@ -44,8 +45,8 @@ const spendingRoutes: ReadonlyMap<string, string> = new Map([
   [`${endpoints.end_session}/confirm`, 'signed out'],
 ])
 
-/** @returns the session that this request ended, if it did */
-async function settle(transaction: TokenTransaction, ctx: KoaContextWithOIDC): Promise<SignedOut | undefined> {
+async function settle(transaction: TokenTransaction, ctx: KoaContextWithOIDC): Promise<void> {
+  if (ctx.status >= 500) return
   const session = ctx.path.startsWith(endpoints.end_session) ? ctx.oidc?.session : undefined
   if (
     session !== undefined &&
@@ -53,37 +54,17 @@ async function settle(transaction: TokenTransaction, ctx: KoaContextWithOIDC): P
     session.destroyed === true &&
     session.accountId !== undefined
   ) {
-    return ctx.status < 500 ? recordSignOut(transaction, ctx, session.uid, session.accountId) : undefined
+    const actor: Actor = { type: 'user', id: session.accountId, requestId: requestId(ctx) }
+    await endSession(await transaction.begin(), actor, { sessionUid: session.uid, reason: 'signed out' })
+    return
   }
-  if (transaction.trx === undefined || ctx.status >= 500) return undefined
+  if (transaction.trx === undefined) return
   if (ctx.status !== 200) {
     if (transaction.lost !== undefined) await answerTheLoser(transaction, ctx, transaction.lost)
     else await transaction.unspend()
-    return undefined
+    return
   }
   if (ctx.path === endpoints.token) await recordIssue(transaction, ctx)
-  return undefined
-}
-
-interface SignedOut {
-  readonly actor: Actor
-  readonly sessionUid: string
-  readonly reason: string
-}
-
-async function recordSignOut(
-  transaction: TokenTransaction,
-  ctx: KoaContextWithOIDC,
-  sessionUid: string,
-  userId: string,
-): Promise<SignedOut> {
-  const trx = await transaction.begin()
-  const actor: Actor = { type: 'user', id: userId, requestId: requestId(ctx) }
-  // A session has a new id after each sign-in: a request beside that one may have saved it under the old one once more.
-  await trx.deleteFrom('artifacts').where('kind', '=', 'Session').where('session_uid', '=', sessionUid).execute()
-  await revoke(trx, { kind: 'session', subject: sessionUid, reason: 'signed out' })
-  await writeAudit(trx, actor, { action: 'session.ended', target: { type: 'session', id: sessionUid } })
-  return { actor, sessionUid, reason: 'signed out' }
 }
 
 async function recordIssue(transaction: TokenTransaction, ctx: KoaContextWithOIDC): Promise<void> {
@@ -140,8 +121,23 @@ async function answerTheLoser(
   } else {
     ctx.status = 200
     ctx.body = found.reply
+    ctx.state['isReplay'] = true
   }
 }
+
+/** The tokens of an answer that issued some: by their names in it (RFC 6749 §5.1). */
+export function findIssued(ctx: KoaContextWithOIDC): { readonly grantType: string; readonly kinds: TokenKind[] } {
+  const grantType = ctx.oidc?.params?.['grant_type']
+  const { body } = ctx
+  const isIssue = ctx.path === endpoints.token && ctx.status === 200 && ctx.state['isReplay'] !== true
+  if (!isIssue || typeof grantType !== 'string' || typeof body !== 'object' || body === null) {
+    return { grantType: '', kinds: [] }
+  }
+  return { grantType, kinds: tokenKinds.filter((kind) => kind in body) }
+}
+
+const tokenKinds = ['access_token', 'refresh_token', 'id_token'] as const
+export type TokenKind = (typeof tokenKinds)[number]
 
 function presentedToken(ctx: KoaContextWithOIDC): string {
   const token = ctx.oidc.params?.['refresh_token']
@@ -155,7 +151,7 @@ function dpopKeyOf(ctx: KoaContextWithOIDC): unknown {
   return proof === '' ? undefined : decodeProtectedHeader(proof).jwk
 }
 
-function requestId(ctx: KoaContextWithOIDC): string | undefined {
+function requestId(ctx: Pick<Context, 'state'>): string | undefined {
   const id: unknown = ctx.state['requestId']
   return typeof id === 'string' ? id : undefined
 }

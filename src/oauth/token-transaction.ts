@@ -30,6 +30,7 @@ export class TokenTransaction {
   revokedOneToken = false
   /** What the audit record says when this request ends a family. */
   revocationReason: string
+  readonly requestId: string | undefined
   readonly #beginsOnFinding: boolean
   #endTurn: (() => void) | undefined
   readonly #revoked = new Set<string>()
@@ -39,8 +40,16 @@ export class TokenTransaction {
    * @param options.beginsOnFinding true at the token endpoint, where looking at a code or refresh token is the first
    *   step to spending it
    */
-  constructor(db: Db, options: { readonly beginsOnFinding: boolean; readonly revocationReason: string }) {
+  constructor(
+    db: Db,
+    options: {
+      readonly beginsOnFinding: boolean
+      readonly revocationReason: string
+      readonly requestId: string | undefined
+    },
+  ) {
     this.#db = db
+    this.requestId = options.requestId
     this.#beginsOnFinding = options.beginsOnFinding
     this.revocationReason = options.revocationReason
   }

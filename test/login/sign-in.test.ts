@@ -11,7 +11,7 @@ import { openPasswords, type PasswordHash } from '../../src/users/password.ts'
 import {
   createUser,
   disableUser,
-  endAllSessions,
+  revokeEverythingOfUser,
   findCredentials,
   setPassword,
   type User,
@@ -120,7 +120,7 @@ eachDatabase((open) => {
       const changes: ((trx: Trx, userId: string) => Promise<unknown>)[] = [
         (trx, userId) => disableUser(trx, systemActor, { userId }),
         (trx, userId) => setPassword(trx, systemActor, { userId, passwordHash: hash }),
-        (trx, userId) => endAllSessions(trx, systemActor, { userId, reason: 'asked' }),
+        (trx, userId) => revokeEverythingOfUser(trx, systemActor, { userId, reason: 'asked' }),
       ]
       const users = [await create(db, hash), await create(db, hash), await create(db, hash)]
       const slow = partsOf(db, { LATCHKEY_HASHING_CONCURRENCY: '1' })

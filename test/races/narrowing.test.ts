@@ -1,17 +1,20 @@
 /** What takes rights away, beside what is just using them. */
+import { decodeJwt } from 'jose'
 import { sql } from 'kysely'
 import { beforeAll, describe, expect, it } from 'vitest'
 import { systemActor } from '../../src/audit/audit.ts'
-import { setClientPermissions } from '../../src/oauth/clients.ts'
+import { deviceGrant } from '../../src/oauth/client-rules.ts'
+import { disableClient, enableClient, setClientPermissions } from '../../src/oauth/clients.ts'
+import { endSession } from '../../src/oauth/sessions.ts'
 import { hasPostgres } from '../support/databases.ts'
 import { openProvider, type TestProvider } from '../support/provider.ts'
-import { authorize, exchange, isActive, refresh, registerClient, signInAt } from '../support/relying-party.ts'
-import { findForms, UserAgent } from '../support/user-agent.ts'
+import { ask, authorize, isActive, refresh, registerClient, signInAt } from '../support/relying-party.ts'
+import { findForms, postForm, UserAgent } from '../support/user-agent.ts'
 
 describe.runIf(hasPostgres())('on postgres', () => {
   let provider: TestProvider
   beforeAll(async () => {
-    provider = await openProvider('postgres')
+    provider = await openProvider('postgres', { environment: { LATCHKEY_DEVICE_FLOW: 'true' } })
   })
 
   it('a token issued while a change of its client was waiting is as dead as those before it', async () => {
@@ -33,28 +36,132 @@ describe.runIf(hasPostgres())('on postgres', () => {
     expect(await isActive(provider, rp, body.access_token)).toBe(false)
   })
 
-  it('a family that began on a consent which is just being withdrawn ends with it', async () => {
+  /** Waits until as many statements wait for a lock. */
+  async function untilWaiting(count: number): Promise<void> {
+    for (let waiting = 0; waiting < count;) {
+      const { rows } = await sql`
+        SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`.execute(
+        provider.database.db,
+      )
+      waiting = rows.length
+    }
+  }
+
+  /** A browser that is signed in, and has nothing to do with the client in question. */
+  async function signedIn(): Promise<UserAgent> {
+    const agent = new UserAgent()
+    await signInAt(provider, await registerClient(provider), { agent })
+    return agent
+  }
+
+  it('a family that begins on a consent which is just being withdrawn comes to nothing', async () => {
     const { db } = provider.database
     const rp = await registerClient(provider, { first_party: false })
     const agent = new UserAgent()
     await signInAt(provider, rp, { agent })
-    const otherDevice = new UserAgent()
-    await signInAt(provider, await registerClient(provider), { agent: otherDevice })
+    const otherDevice = await signedIn()
     const page = await agent.open(`${provider.issuer}/account/applications`)
     const index = findForms(page).findIndex(({ fields }) => fields['client_id'] === rp.client_id)
-    const { answered, withdrawn } = await db.transaction().execute(async (trx) => {
-      // Holds the withdrawal where it has listed the families, and not yet forgotten the consent.
-      await sql`SELECT 1 FROM consents WHERE client_id = ${rp.client_id} FOR UPDATE`.execute(trx)
+    const underWay = await db.transaction().execute(async (trx) => {
+      // Holds the withdrawal where it has forgotten the consent, and not yet ended the families.
+      await sql`SELECT 1 FROM artifacts WHERE kind = 'Grant' AND client_id = ${rp.client_id} FOR UPDATE`.execute(trx)
       const withdrawn = agent.submit(page, {}, index)
-      for (let waiting = 0; waiting === 0;) {
-        const { rows } = await sql`
-          SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`.execute(db)
-        waiting = rows.length
-      }
-      return { answered: await authorize(provider, rp, { agent: otherDevice }), withdrawn }
+      await untilWaiting(1)
+      const answered = authorize(provider, rp, { agent: otherDevice })
+      await untilWaiting(2)
+      return { answered, withdrawn }
     })
-    expect((await withdrawn).status).toBe(200)
-    expect(answered.code).not.toBe('')
-    expect((await exchange(provider, rp, answered)).body.error).toBe('invalid_grant')
+    expect((await underWay.withdrawn).status).toBe(200)
+    expect((await underWay.answered).callback.searchParams.get('error')).toBe('access_denied')
+    const left = await sql`SELECT 1 FROM artifacts WHERE client_id = ${rp.client_id}`.execute(db)
+    expect(left.rows).toEqual([])
+  })
+
+  it('a Grant that a request is just writing does not bring back what its client has just lost', async () => {
+    const { db } = provider.database
+    const { resource } = provider.demo
+    const rp = await registerClient(provider)
+    const agent = new UserAgent()
+    const parameters = { scope: 'openid models:read models:write', resource }
+    await signInAt(provider, rp, { agent, parameters })
+    const permit = (names: readonly string[]) =>
+      db.transaction().execute((trx) =>
+        setClientPermissions(trx, systemActor, {
+          id: rp.client_id,
+          permissions: names.map((permission) => ({ resource, permission })),
+        }),
+      )
+    const underWay = await db.transaction().execute(async (trx) => {
+      // Holds the change where it has taken the permission from the client and the Grant.
+      await setClientPermissions(trx, systemActor, {
+        id: rp.client_id,
+        permissions: [{ resource, permission: 'models:read' }],
+      })
+      const answered = authorize(provider, rp, {
+        agent,
+        parameters: { ...parameters, scope: 'openid email models:write' },
+      })
+      await untilWaiting(1)
+      return { answered }
+    })
+    expect((await underWay.answered).callback.searchParams.get('error')).toBe('access_denied')
+    // Were it still in the Grant, it would be there again as soon as the client may ask for it.
+    await permit(['models:read', 'models:write'])
+    const { rows } = await sql<{ scope: string }>`
+      SELECT payload->'resources'->>${resource} AS scope FROM artifacts
+      WHERE kind = 'Grant' AND client_id = ${rp.client_id}`.execute(db)
+    expect(rows).toEqual([{ scope: 'models:read' }])
+  })
+
+  it('a code that a request is just writing for a client which is being disabled is not there when it is enabled again', async () => {
+    const { db } = provider.database
+    const rp = await registerClient(provider)
+    const agent = await signedIn()
+    const underWay = await db.transaction().execute(async (trx) => {
+      await disableClient(trx, systemActor, { id: rp.client_id })
+      const answered = agent.open(ask(provider, rp).url)
+      await untilWaiting(1)
+      return { answered }
+    })
+    await db.transaction().execute((trx) => enableClient(trx, systemActor, { id: rp.client_id }))
+    const answer = new URL((await underWay.answered).headers.get('location') ?? 'about:blank')
+    expect([answer.searchParams.get('code'), answer.searchParams.get('error')]).toEqual([null, 'access_denied'])
+    const left = await sql`SELECT kind FROM artifacts WHERE client_id = ${rp.client_id}`.execute(db)
+    expect(left.rows).toEqual([])
+  })
+
+  it('a device that somebody approves while signing out gets nothing', async () => {
+    const { db } = provider.database
+    const television = await registerClient(provider, {
+      type: 'native',
+      grant_types: [deviceGrant, 'refresh_token'],
+      redirect_uris: [],
+    })
+    const agent = new UserAgent()
+    const signedInAt = await signInAt(provider, await registerClient(provider), { agent })
+    const { body } = await postForm(`${provider.issuer}/device/authorization`, television, { scope: 'openid' })
+    const input = await agent.open(`${provider.issuer}/device`)
+    const confirm = await agent.submit(input, { user_code: String(body['user_code']) })
+    const consent = await agent.submit(confirm, { confirm: 'yes' })
+    expect(consent.html).toContain('id="allow"')
+    const { sub, sid = '' } = decodeJwt<{ sid?: string }>(signedInAt.body.id_token ?? '')
+    const underWay = await db.transaction().execute(async (trx) => {
+      // Holds the approval where it writes the code, with the session read and not yet saved.
+      await sql`SELECT 1 FROM artifacts WHERE client_id = ${television.client_id} FOR UPDATE`.execute(trx)
+      const approved = agent.submit(consent, { decision: 'allow' })
+      await untilWaiting(1)
+      const ended = db
+        .transaction()
+        .execute((other) => endSession(other, systemActor, { sessionUid: sid, reason: 'signed out' }))
+      await untilWaiting(2)
+      return { approved, ended }
+    })
+    await underWay.approved
+    expect(await underWay.ended).toMatchObject({ userId: sub })
+    const poll = await postForm(`${provider.issuer}/token`, television, {
+      grant_type: deviceGrant,
+      device_code: String(body['device_code']),
+    })
+    expect([poll.status, poll.body.error]).toEqual([400, 'invalid_grant'])
   })
 })

@@ -12,7 +12,7 @@ import {
   deleteUser,
   disableUser,
   enableUser,
-  endAllSessions,
+  revokeEverythingOfUser,
   findCredentials,
   findUser,
   findUserByLogin,
@@ -91,8 +91,8 @@ const endings: [string, string, (trx: Trx, userId: string, passwordHash: Passwor
   ['disabling', 'user.disabled', (trx, userId) => disableUser(trx, actor, { userId })],
   [
     'signing out everywhere',
-    'user.sessions-ended',
-    (trx, userId) => endAllSessions(trx, actor, { userId, reason: 'asked' }),
+    'user.access-revoked',
+    (trx, userId) => revokeEverythingOfUser(trx, actor, { userId, reason: 'asked' }),
   ],
   ['deleting', 'user.deleted', (trx, userId) => deleteUser(trx, actor, { userId })],
 ]
