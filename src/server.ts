@@ -6,6 +6,7 @@
 import type { RequestListener } from 'node:http'
 import Koa, { type Middleware } from 'koa'
 import type { Logger } from 'pino'
+import { startSealing } from './audit/sealer.ts'
 import type { Config } from './config.ts'
 import { openChanges } from './database/changes.ts'
 import { openDatabase, type Database } from './database/database.ts'
@@ -15,25 +16,42 @@ import { ensureDemoData, hasDemoData, type DemoData } from './demo/demo-data.ts'
 import { demoRoutes } from './demo/routes.ts'
 import { accessLog } from './http/access-log.ts'
 import { openAssets } from './http/assets.ts'
+import { cors } from './http/cors.ts'
+import { deadline, handlerDeadline } from './http/deadline.ts'
 import { errorReference } from './http/error-reference.ts'
 import { health, type Phase } from './http/health.ts'
+import { overload } from './http/overload.ts'
 import { problemResponse } from './http/problem-response.ts'
+import { networkLimit, openRateLimiter } from './http/rate-limit.ts'
 import { requestContext } from './http/request-context.ts'
 import { securityHeaders } from './http/security-headers.ts'
+import { openIdempotency } from './http/idempotency.ts'
 import { openCsrf } from './login/csrf.ts'
 import { homeRoute } from './login/home.ts'
 import { providerPages } from './login/provider-pages.ts'
 import { openViews } from './login/render.ts'
 import { loginRoutes } from './login/routes.ts'
+import { provePassword } from './login/sign-in.ts'
 import { openThrottle } from './login/throttle.ts'
+import { openManagementApi } from './management/management-api.ts'
+import { openMeter } from './metering/meter.ts'
+import { openMetrics, type Metrics } from './metering/metrics.ts'
+import { openPlanDirectory } from './metering/plans.ts'
+import { openUsage } from './metering/usage.ts'
 import { endpoints } from './oauth/endpoints.ts'
-import { ensureOwnEntries } from './oauth/own-entries.ts'
+import { isLimitedPath } from './oauth/limits.ts'
+import { ensureOwnEntries, signalsResourceId } from './oauth/own-entries.ts'
 import { redirectPostToGet } from './oauth/post-requests.ts'
 import { openOAuth } from './oauth/provider.ts'
+import { openRegisteredOrigins } from './oauth/registered-origins.ts'
+import { openSignals } from './signals/signals.ts'
 import { openKeyEncryption } from './signing/key-encryption.ts'
 import { openKeyRing } from './signing/key-ring.ts'
 import { startRotation } from './signing/rotation.ts'
+import { sealer } from './signing/sealing.ts'
 import { openSecretRing } from './signing/secret-ring.ts'
+import { signer } from './signing/signer.ts'
+import { openAttributes } from './users/attributes.ts'
 import { measureOnce, openPasswords, type Passwords } from './users/password.ts'
 import { describeWorkFactor, readWorkFactor, type WorkFactor } from './users/work-factor.ts'
 
@@ -42,6 +60,7 @@ export interface OpenServer {
   readonly database: Database
   /** undefined in production */
   readonly demo: DemoData | undefined
+  readonly metrics: Metrics
   close(): Promise<void>
 }
 
@@ -86,12 +105,67 @@ export async function openServer({ config, log, phase }: ServerParts): Promise<O
     const assets = openAssets({ viewsDir: config.viewsDir })
     const views = openViews({ viewsDir: config.viewsDir, issuer: config.issuer, assetUrl: assets.url })
     const csrf = openCsrf(secretRing, config.issuer)
+    const metrics = openMetrics({
+      hashing: () => passwords.stats(),
+      pool: database.pool,
+      withProcess: config.managementPort !== undefined,
+    })
+    const limiter = opened(openRateLimiter({ db: database.db, log }))
+    const plans = opened(openPlanDirectory(database.db, changes))
+    const meter = openMeter({ limiter, plans })
     const oauth = opened(
-      openOAuth({ config, database, changes, keyRing, secretRing, pages: providerPages(views), log }),
+      openOAuth({
+        config,
+        database,
+        changes,
+        keyRing,
+        secretRing,
+        pages: providerPages(views),
+        log,
+        takeFromPlan: (clientId) => meter.take({ clientId }),
+        onRefused: metrics.countRateLimited,
+        onTokenIssued: metrics.countTokenIssued,
+      }),
+    )
+    const usage = opened(openUsage({ db: database.db, log }))
+    const signInContext = { db: database.db, passwords, throttle, log, onOutcome: metrics.countSignIn }
+    const management = opened(
+      openManagementApi({
+        config,
+        database,
+        keyRing,
+        encryption,
+        cursors: signer(secretRing, 'cursors'),
+        oauth,
+        limiter,
+        meter,
+        usage,
+        idempotency: openIdempotency({ db: database.db, sealer: sealer(secretRing, 'idempotency'), log }),
+        passwords,
+        attributes: openAttributes(config.userAttributesFile),
+        provePassword: (attempt) => provePassword(signInContext, attempt),
+        onRefused: metrics.countRateLimited,
+        log,
+      }),
+    )
+    const origins = opened(openRegisteredOrigins(database.db, changes, log))
+    const signals = opened(
+      await openSignals({
+        config,
+        database,
+        changes,
+        keyRing,
+        encryption,
+        audience: signalsResourceId(config.issuer),
+        jwksUri: `${config.issuer}${endpoints.jwks}`,
+        phase,
+        log,
+      }),
     )
 
     closers.unshift(startSweeping(database.db, config.sweepSeconds, (error) => log.warn({ error }, 'a sweep failed')))
     closers.unshift(startRotation({ database, encryption, config, log }))
+    closers.unshift(startSealing({ db: database.db, keys: () => secretRing.all('audit'), log }))
     void warnWhenFast(workFactor, config.passwordTargetMs, log)
 
     const app = new Koa()
@@ -107,7 +181,7 @@ export async function openServer({ config, log, phase }: ServerParts): Promise<O
       oauth,
       views,
       csrf,
-      signIn: { db: database.db, passwords, throttle, log },
+      signIn: signInContext,
       demoUsers: demo === undefined ? [] : [demo.user, demo.admin],
       log,
     })
@@ -115,15 +189,24 @@ export async function openServer({ config, log, phase }: ServerParts): Promise<O
     const middlewares = [
       requestContext(config),
       accessLog(log),
+      metrics.middleware,
       securityHeaders(config),
-      problemResponse({ issuer: config.issuer, log, renderError: (shown) => views.error(shown), methods }),
+      problemResponse({ issuer: config.issuer, log, renderError: (shown) => views.error(shown), methods, oauthPaths }),
       health({ phase, ping: (timeoutMs) => database.ping(timeoutMs) }), //  /health…  /version
+      deadline({ edgeSeconds: config.edgeTimeoutSeconds, log }),
+      cors({ appliesTo: isApiPath, isRegisteredOrigin: origins.isRegisteredOrigin }),
+      signals.routes.routes(), //  /.well-known/ssf-configuration  /ssf/…  (in front of overload: its polls wait for long)
+      signals.routes.allowedMethods(),
+      overload(config.maxRequestsUnderWay),
+      handlerDeadline({ handlerSeconds: config.handlerTimeoutSeconds, log }),
       errorReference((errors) => views.errors({ errors })), //  /docs/errors
       assets.middleware,
       start.routes(), //  /  /demo  /demo/callback
       start.allowedMethods(),
       login.routes(), //  /interaction/:uid…  /account/…
       login.allowedMethods(),
+      ...management.middlewares, //  /openapi.json  /docs…  /v1/…  /users… and the other nouns, by version header
+      networkLimit(limiter, { ...config, appliesTo: isLimitedPath, onRefused: metrics.countRateLimited }),
       redirectPostToGet, //  POST /authorize  POST /logout
       oauth.middleware, //  /authorize  /token  /userinfo  /introspect  /revoke  /logout  /par  /.well-known/…
     ]
@@ -131,7 +214,7 @@ export async function openServer({ config, log, phase }: ServerParts): Promise<O
     app.on('error', (error: unknown) => log.error({ error }, 'a request failed'))
 
     const answer = app.callback()
-    return { handle: (req, res) => void answer(req, res), database, demo, close }
+    return { handle: (req, res) => void answer(req, res), database, demo, metrics, close }
   } catch (error) {
     await close().catch((closing: unknown) => log.warn({ error: closing }, 'closing failed'))
     throw error
@@ -185,6 +268,21 @@ async function warnWhenFast(workFactor: WorkFactor, targetMs: number, log: Logge
     `a password hash (${describeWorkFactor(workFactor)}) takes ${took} ms here, less than half of ${targetMs} ms: run \`latchkey calibrate --store\``,
   )
 }
+
+/** What programs in browsers may call; the protocol's endpoints have the rule of their own client. */
+function isApiPath(path: string): boolean {
+  return /^\/v1(\/|$)/.test(path) || path === '/openapi.json'
+}
+
+/** Where programs ask, and read errors as RFC 6749 writes them. */
+const oauthPaths = [
+  endpoints.token,
+  endpoints.userinfo,
+  endpoints.introspection,
+  endpoints.revocation,
+  endpoints.pushed_authorization_request,
+  endpoints.device_authorization,
+]
 
 /** For 405 and Allow: what the provider's endpoints take. */
 const methods: Readonly<Record<string, string>> = {

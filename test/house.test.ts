@@ -8,7 +8,18 @@ import { describe, expect, it } from 'vitest'
 
 /** What every subject stands on. */
 const below = ['http', 'problems', 'database', 'signing', 'audit', 'revocation', 'config', 'log']
-const subjects = ['users', 'access', 'oauth', 'login', 'signals', 'operations', 'metering', 'graphql', 'demo']
+const subjects = [
+  'users',
+  'access',
+  'oauth',
+  'login',
+  'signals',
+  'operations',
+  'metering',
+  'management',
+  'graphql',
+  'demo',
+]
 const serving = ['server', 'lifecycle', 'workers']
 
 /** Folder or file in src/ → the others that it may import. Everything may import @latchkey/guard, by that name. */
@@ -19,7 +30,7 @@ const rooms: Record<string, readonly string[]> = {
   lifecycle: ['http', 'config', 'log'],
   workers: ['config', 'log'],
 
-  demo: ['login', 'oauth', 'users', 'access', ...below],
+  demo: ['login', 'oauth', 'users', 'access', 'metering', ...below],
   login: ['users', 'oauth', 'access', ...below],
   oauth: ['users', 'access', ...below],
   users: ['access', ...below],
@@ -27,9 +38,10 @@ const rooms: Record<string, readonly string[]> = {
   access: below,
   signals: below,
   operations: below,
-  metering: below,
+  metering: ['access', ...below],
+  management: ['oauth', 'users', 'access', 'metering', ...below],
 
-  http: ['database', 'problems', 'config', 'log'],
+  http: ['database', 'audit', 'problems', 'config', 'log'],
   signing: ['database', 'audit', 'revocation', 'config', 'log'],
   audit: ['database'],
   revocation: ['database'],

@@ -1,7 +1,7 @@
 /**
  * Whose rights reach how far. A person's rights are those of their roles together with those that everybody has; a
- * client's are what it is registered for. Nobody gives away more than they have, or takes over somebody who has more
- * (an operator at the command line, who could as well write the database, is above all that); and the last
+ * client's are what it is registered for. Nobody gives away more than they have, or takes over somebody who has more:
+ * but for administrators, and for an operator at the command line, who could as well write the database. And the last
  * administrator stays one.
  */
 import { sql } from 'kysely'
@@ -39,7 +39,11 @@ export async function effectivePermissions(db: Db, userId: string, resource?: st
 
 /** undefined: all there are */
 async function rightsOf(trx: Trx, actor: Actor): Promise<ReadonlySet<string> | undefined> {
-  if (actor.type === 'user') return keysOf(await effectivePermissions(trx, actor.id))
+  if (actor.type === 'user') {
+    const { rows } = await sql`
+      SELECT 1 FROM user_roles WHERE user_id = ${actor.id} AND role = ${administratorRole}`.execute(trx)
+    return rows.length > 0 ? undefined : keysOf(await effectivePermissions(trx, actor.id))
+  }
   if (actor.type === 'client') {
     const rows = await trx
       .selectFrom('client_permissions')
@@ -104,6 +108,21 @@ export async function requireRightsOver(trx: Trx, actor: Actor, userId: string):
     'AUTHORIZATION_ERROR',
     'This person may do more than you: somebody with their rights has to do that.',
   )
+}
+
+/**
+ * The same of an application: whoever gives it another address or secret acts as it does.
+ * @throws Problem AUTHORIZATION_ERROR
+ */
+export async function requireRightsOverClient(trx: Trx, actor: Actor, clientId: string): Promise<void> {
+  const permissions = await trx
+    .selectFrom('client_permissions')
+    .select(['resource', 'permission'])
+    .where('client_id', '=', clientId)
+    .execute()
+  const own = await rightsOf(trx, actor)
+  if (own === undefined || permissions.every((permission) => own.has(keyOf(permission)))) return
+  throw new Problem('AUTHORIZATION_ERROR', 'This client may do more than you: somebody with its rights has to do that.')
 }
 
 /**
