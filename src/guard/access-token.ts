@@ -99,14 +99,14 @@ export class AccessTokenVerifier {
     if (this.#revocation === undefined) return known
     const version = this.#revocation.version?.()
     if (version !== undefined && version === known.checkedAtVersion) return known
-    return this.#assertNotRevoked(known, this.#revocation)
+    return this.#assertNotRevoked(known, token, this.#revocation)
   }
 
   /** A token that was not seen before, or whose key is gone since. */
   async #meet(token: string, digest: string, now: number): Promise<VerifiedToken> {
     const verified = await this.#verifyAnew(token)
     this.#assertTimes(verified.claims, now / 1000)
-    if (this.#revocation !== undefined) await this.#assertNotRevoked(verified, this.#revocation)
+    if (this.#revocation !== undefined) await this.#assertNotRevoked(verified, token, this.#revocation)
     this.#remember(digest, verified)
     return verified
   }
@@ -185,20 +185,20 @@ export class AccessTokenVerifier {
     if (nbf !== undefined && nbf > now + tolerance) throw invalidToken('not_yet_valid', `nbf ${nbf}, now ${now}`)
   }
 
-  async #assertNotRevoked(token: RememberedToken, revocation: RevocationCheck): Promise<VerifiedToken> {
+  async #assertNotRevoked(known: RememberedToken, token: string, revocation: RevocationCheck): Promise<VerifiedToken> {
     // Read before the look-up: what arrives in between must be looked up again.
     const version = revocation.version?.()
     let verdict
     try {
-      verdict = await revocation.check(token.claims)
+      verdict = await revocation.check(known.claims, { kid: known.key.kid, token })
     } catch (error) {
       throw error instanceof GuardError ? error : unavailable('revocation', 1, 'the check failed', error)
     }
     if (verdict === 'revoked') throw invalidToken('revoked')
     // Anything but a clear answer is no answer.
     if (verdict !== 'active') throw unavailable('revocation', 1, 'not known whether the token was revoked')
-    token.checkedAtVersion = version
-    return token
+    known.checkedAtVersion = version
+    return known
   }
 
   #recall(digest: string): RememberedToken | undefined {

@@ -7,7 +7,7 @@ import type { DpopOptions } from './dpop.ts'
 import type { Fetch, IssuerHealth, TrustedIssuer } from './issuer.ts'
 import type { Decision, DecisionInput, Plan, PlanInput, Resource } from './policy/decision.ts'
 import type { GuardRequest } from './request.ts'
-import type { RevocationCheck } from './revocation/revocation-check.ts'
+import type { RevocationOption } from './revocation/open-revocation.ts'
 import type { ContextOptions } from './rule/context.ts'
 import type { Algorithm } from './verification-key.ts'
 
@@ -47,8 +47,12 @@ export interface GuardOptions {
 
   /** Proof of possession. @defaultValue `'optional'`, where the service's address is known; else `'off'` */
   readonly dpop?: 'off' | 'optional' | 'required' | DpopOptions
-  /** How revoked tokens are known. Without it, a token is good until it expires. */
-  readonly revocation?: RevocationCheck
+  /**
+   * How revoked tokens are known: credentials for the issuer's feed of security events, or a check of your own. Without
+   * it a token is good until it expires, and where the issuer publishes such a feed, the process is warned once;
+   * `false` says that this is meant.
+   */
+  readonly revocation?: RevocationOption
   /**
    * What decides `can`, `assert`, `filter` and `authorize`: the path of a policy file, which is followed as it changes
    * (a version that does not load changes nothing), or policies that are loaded already. Without any, all is refused.
@@ -70,7 +74,10 @@ export interface GuardOptions {
   /** Name the policy that denied in the 403 itself, not in the audit alone. @defaultValue false */
   readonly exposeReason?: boolean
 
-  /** Milliseconds since 1970. @defaultValue `Date.now` */
+  /**
+   * Milliseconds since 1970. How fresh the news of revocations are is counted on it too; without it, on a clock that
+   * nobody can set. @defaultValue `Date.now`
+   */
   readonly now?: () => number
   /** Fetches keys. @defaultValue the global `fetch` */
   readonly fetch?: Fetch
@@ -134,6 +141,11 @@ export interface GuardMetrics {
   readonly auditFailures: number
   /** Versions of the policy file that did not load, so that the last good one stayed in use. */
   readonly policyReloadsRefused: number
+  /**
+   * Of the feed: `polls` answered and `failures`, `events` taken in, `ignored` and `refused`, `introspections` and
+   * `introspectionFailures`; or whatever a check of your own counts.
+   */
+  readonly revocation: Readonly<Record<string, number>> | undefined
   readonly outbound: object | undefined
 }
 
@@ -144,6 +156,7 @@ export interface GuardHealth {
   readonly policyVersion: string | undefined
   /** Why the policy file as it is now is not in use. */
   readonly policyError: string | undefined
+  /** `RevocationFeedHealth`; `{ feeds }` with several; `{ status: 'off', reason }`; or the word of a check of your own. */
   readonly revocation: Readonly<Record<string, unknown>> | undefined
 }
 

@@ -1,8 +1,9 @@
 /**
  * The guard itself: one object a service makes at start-up and asks on every request. It owns the configuration, and
  * puts the parts together: the request's credentials (`request.ts`), the token (`access-token.ts` with `issuer.ts`),
- * its holder (`dpop.ts`), the decision (`policy/`), and tells the audit hook and the counters what came of it.
- * How a framework's request and answer look is left to the adapters (`koa.ts`, `express.ts`, …, through `visit.ts`).
+ * what was revoked (`revocation/`), its holder (`dpop.ts`), the decision (`policy/`), and tells the audit hook and the
+ * counters what came of it. How a framework's request and answer look is left to the adapters (`koa.ts`, `express.ts`,
+ * …, through `visit.ts`).
  */
 import { AccessTokenVerifier } from './access-token.ts'
 import type { Auth } from './caller.ts'
@@ -27,13 +28,15 @@ import type {
   ResourceLoader,
 } from './guard-options.ts'
 import { Issuer } from './issuer.ts'
-import type { TrustedIssuer } from './issuer.ts'
+import type { Fetch, TrustedIssuer } from './issuer.ts'
 import type { Decision, Plan, Resource } from './policy/decision.ts'
 import { watchPolicies } from './policy/watch-policies.ts'
 import type { PolicyWatch } from './policy/watch-policies.ts'
 import { fromWebRequest, readCredentials, requestIdOf } from './request.ts'
 import type { GuardRequest } from './request.ts'
 import { metadataAddress } from './resource-metadata.ts'
+import { openRevocation } from './revocation/open-revocation.ts'
+import type { OpenRevocation } from './revocation/open-revocation.ts'
 import { contextBuilder } from './rule/context.ts'
 import type { RequestContext, RequestFacts } from './rule/context.ts'
 import { isAlgorithm } from './verification-key.ts'
@@ -80,6 +83,7 @@ export class Guard {
   readonly #requestContext: (request: RequestFacts) => RequestContext
   readonly #refused: Record<string, number> = {}
   readonly #watch: PolicyWatch | undefined
+  readonly #revocation: OpenRevocation
   #authenticated = 0
   #decisionsAllowed = 0
   #decisionsDenied = 0
@@ -94,24 +98,36 @@ export class Guard {
     if (audience === undefined || audiences.includes('')) throw new TypeError('A guard needs an audience: its own name')
     this.audience = audience
 
-    this.#issuers = trustedIssuers(options).map(
-      (settings) => new Issuer(settings, options.fetch ?? ((address, init) => fetch(address, init)), this.#now),
-    )
+    const request: Fetch = options.fetch ?? ((address, init) => fetch(address, init))
+    const trusted = trustedIssuers(options).map((settings) => ({
+      settings,
+      issuer: new Issuer(settings, request, this.#now),
+    }))
+    this.#issuers = trusted.map(({ issuer }) => issuer)
     this.issuers = this.#issuers.map((issuer) => issuer.name)
     const tolerance = within(options.clockToleranceSeconds ?? 5, 0, 30, 'clockToleranceSeconds')
+    const algorithms = new Set(knownAlgorithms(options.algorithms ?? ['RS256']))
+    const maxLifetimeSeconds = within(options.maxLifetimeSeconds ?? 86_400, 1, Infinity, 'maxLifetimeSeconds')
+    this.#revocation = openRevocation(options.revocation, trusted, {
+      fetch: request,
+      now: this.#now,
+      clock: options.now ?? (() => performance.now()),
+      algorithms,
+      maxLifetimeSeconds,
+    })
     this.#verifier = new AccessTokenVerifier(
       {
         audiences: new Set(audiences),
-        algorithms: new Set(knownAlgorithms(options.algorithms ?? ['RS256'])),
+        algorithms,
         types: new Set((options.tokenTypes ?? ['at+jwt']).map((type) => type.toLowerCase())),
         requiredClaims: options.requiredClaims ?? ['jti', 'client_id'],
         clockToleranceSeconds: tolerance,
-        maxLifetimeSeconds: within(options.maxLifetimeSeconds ?? 86_400, 1, Infinity, 'maxLifetimeSeconds'),
+        maxLifetimeSeconds,
         maxTokenBytes: within(options.maxTokenBytes ?? 16_384, 1, 1_048_576, 'maxTokenBytes'),
         cacheEntries: within(options.cacheEntries ?? 10_000, 0, 10_000_000, 'cacheEntries'),
       },
       new Map(this.#issuers.map((issuer) => [issuer.name, issuer])),
-      options.revocation,
+      this.#revocation.check,
       this.#now,
     )
 
@@ -149,6 +165,7 @@ export class Guard {
     }
     this.#requestContext = contextBuilder({ ...options.context, now: () => new Date(this.#now()) })
     for (const issuer of this.#issuers) issuer.start()
+    this.#revocation.start()
   }
 
   /**
@@ -345,19 +362,19 @@ export class Guard {
     const now = this.#now()
     const issuers = this.#issuers.map((issuer) => issuer.health())
     const usable = this.#issuers.filter((issuer) => issuer.isUsable(now)).length
-    const status =
-      usable === 0
-        ? 'unavailable'
-        : usable < issuers.length || issuers.some((issuer) => issuer.lastError !== undefined)
-          ? 'degraded'
-          : 'ok'
     const refused = this.#watch?.refused
+    const { standing } = this.#revocation
+    const isDegraded =
+      usable < issuers.length ||
+      issuers.some((issuer) => issuer.lastError !== undefined) ||
+      standing !== 'ok' ||
+      refused !== undefined
     return {
-      status: status === 'ok' && refused !== undefined ? 'degraded' : status,
+      status: usable === 0 || standing === 'unavailable' ? 'unavailable' : isDegraded ? 'degraded' : 'ok',
       issuers,
       policyVersion: this.#policies()?.version,
       policyError: refused?.message,
-      revocation: this.#options.revocation?.health?.(),
+      revocation: this.#revocation.health(),
     }
   }
 
@@ -373,14 +390,18 @@ export class Guard {
       decisionsDenied: this.#decisionsDenied,
       auditFailures: this.#auditFailures,
       policyReloadsRefused: this.#policyReloadsRefused,
+      revocation: this.#revocation.check?.metrics?.(),
       outbound: this.#options.outbound?.metrics(),
     }
   }
 
-  /** Ends what was plugged in, and stops following the policy file. */
+  /**
+   * Ends what was plugged in and stops following the policy file and the feed of revocations. A service that has a feed
+   * ends with this: a poll that waits for news keeps the process alive.
+   */
   async close(): Promise<void> {
     this.#watch?.close()
-    await this.#options.revocation?.close?.()
+    await this.#revocation.close()
   }
 
   /** A refusal, counted, and presented as this guard presents its refusals. */

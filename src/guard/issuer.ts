@@ -6,6 +6,7 @@
  */
 import type { ClaimNames } from './caller.ts'
 import { invalidToken, unavailable } from './errors.ts'
+import type { RevocationFeedOptions } from './revocation/feed-options.ts'
 import { VerificationKey } from './verification-key.ts'
 import type { Algorithm, Jwk } from './verification-key.ts'
 
@@ -44,6 +45,8 @@ export interface TrustedIssuer {
   /** Accept `http` addresses of other machines, inside a network you trust. @defaultValue false */
   readonly allowHttp?: boolean
   readonly keyCaching?: KeyCaching
+  /** How its revocations are known, where several issuers are trusted; with one, `GuardOptions.revocation` says it. */
+  readonly revocation?: RevocationFeedOptions | false
 }
 
 /** The one function of `fetch` that is used. */
@@ -132,6 +135,17 @@ export class Issuer {
     return true
   }
 
+  /** Whether its own documents say where things are; else that was said by configuration. */
+  get isDiscovered(): boolean {
+    return this.#settings.keys === undefined && this.#settings.jwksUri === undefined
+  }
+
+  /** Whether an address that its documents name may be `http` on another machine. */
+  get allowsHttp(): boolean {
+    // An issuer reached safely must not send us somewhere unsafe, for its keys or with our secrets.
+    return this.#settings.allowHttp === true && this.name.startsWith('http:')
+  }
+
   /** Whether the keys may still be relied on. */
   isUsable(now: number): boolean {
     return now < this.#expiresAt + this.#caching.staleIfErrorSeconds * 1000
@@ -150,6 +164,46 @@ export class Issuer {
       if (key !== undefined) return key
     }
     return this.#keyAfterRefresh(kid, algorithm, now)
+  }
+
+  /** Asks for the keys once more, because something by the issuer itself names one that nobody has heard of. */
+  async reloadKeys(): Promise<void> {
+    await this.#refresh()
+  }
+
+  /**
+   * Its own description, wherever it is published.
+   *
+   * @param needed - an address that must be in there
+   * @throws Error when there is none to be had
+   */
+  async discover(needed: string, signal: AbortSignal): Promise<Readonly<Record<string, unknown>>> {
+    const { origin, pathname } = new URL(this.name)
+    const path = pathname.replace(/\/$/, '')
+    // OpenID Connect puts the well-known name after the issuer's path, RFC 8414 §3.1 before it.
+    const places = [
+      `${origin}${path}/.well-known/openid-configuration`,
+      `${origin}/.well-known/oauth-authorization-server${path}`,
+    ]
+    let failure: unknown
+    for (const place of places) {
+      try {
+        const { document } = await this.#get(place, signal)
+        const metadata = document as Record<string, unknown>
+        // RFC 8414 §3.3: a document that speaks for somebody else must not be used.
+        if (metadata['issuer'] !== this.name) {
+          throw new Error(`${place} speaks for ${JSON.stringify(metadata['issuer'])}, not ${this.name}`)
+        }
+        const address = metadata[needed]
+        if (typeof address !== 'string') throw new Error(`${place} names no ${needed}`)
+        assertAddress(address, needed, this.allowsHttp)
+        return metadata
+      } catch (error) {
+        // The first place is the usual one, so its failure says most.
+        failure ??= error
+      }
+    }
+    throw failure
   }
 
   health(): IssuerHealth {
@@ -251,36 +305,9 @@ export class Issuer {
       const jwks = await Promise.race([keys(), aborted(signal)])
       return { keys: usableKeys(jwks), maxAgeSeconds: this.#caching.maxAgeSeconds }
     }
-    this.#jwksUri ??= await this.#discover(signal)
+    this.#jwksUri ??= String((await this.discover('jwks_uri', signal))['jwks_uri'])
     const { document, maxAgeSeconds } = await this.#get(this.#jwksUri, signal)
     return { keys: usableKeys(document), maxAgeSeconds: maxAgeSeconds ?? this.#caching.maxAgeSeconds }
-  }
-
-  async #discover(signal: AbortSignal): Promise<string> {
-    const { origin, pathname } = new URL(this.name)
-    const path = pathname.replace(/\/$/, '')
-    // OpenID Connect puts the well-known name after the issuer's path, RFC 8414 §3.1 before it.
-    const places = [
-      `${origin}${path}/.well-known/openid-configuration`,
-      `${origin}/.well-known/oauth-authorization-server${path}`,
-    ]
-    let failure: unknown
-    for (const place of places) {
-      try {
-        const { document } = await this.#get(place, signal)
-        const { issuer, jwks_uri: jwksUri } = document as Record<string, unknown>
-        // RFC 8414 §3.3: a document that speaks for somebody else must not be used.
-        if (issuer !== this.name) throw new Error(`${place} speaks for ${JSON.stringify(issuer)}, not ${this.name}`)
-        if (typeof jwksUri !== 'string') throw new Error(`${place} names no jwks_uri`)
-        // An issuer reached safely must not send us somewhere unsafe for its keys.
-        assertAddress(jwksUri, 'jwks_uri', this.#settings.allowHttp === true && this.name.startsWith('http:'))
-        return jwksUri
-      } catch (error) {
-        // The first place is the usual one, so its failure says most.
-        failure ??= error
-      }
-    }
-    throw failure
   }
 
   async #get(address: string, signal: AbortSignal): Promise<{ document: object; maxAgeSeconds: number | undefined }> {
@@ -288,7 +315,7 @@ export class Issuer {
     const request = this.#fetch(address, { signal, redirect: 'error', headers: { accept: 'application/json' } })
     const response = await Promise.race([request, aborted(signal)])
     if (response.status !== 200) throw new Error(`${address} answered ${response.status}`)
-    const text = await Promise.race([readBounded(response, address), aborted(signal)])
+    const text = await Promise.race([readBounded(response, address, MAX_DOCUMENT_BYTES), aborted(signal)])
     const document: unknown = JSON.parse(text)
     if (typeof document !== 'object' || document === null) throw new Error(`${address} is no JSON object`)
     return { document, maxAgeSeconds: freshness(response.headers) }
@@ -328,19 +355,25 @@ function freshness(headers: Headers): number | undefined {
   return Number(maxAge) - (Number.isFinite(age) && age > 0 ? age : 0)
 }
 
-async function readBounded(response: Response, address: string): Promise<string> {
+/**
+ * The text of an answer, if it is no longer than that.
+ *
+ * @throws Error when it is
+ */
+export async function readBounded(response: Response, address: string, maxBytes: number): Promise<string> {
   const chunks: Uint8Array[] = []
   let size = 0
   for await (const chunk of response.body ?? []) {
     size += chunk.length
     // Leaving the loop cancels the body.
-    if (size > MAX_DOCUMENT_BYTES) throw new Error(`${address} is larger than ${MAX_DOCUMENT_BYTES} bytes`)
+    if (size > maxBytes) throw new Error(`${address} is larger than ${maxBytes} bytes`)
     chunks.push(chunk)
   }
   return new TextDecoder('utf-8', { fatal: true }).decode(Buffer.concat(chunks))
 }
 
-function aborted(signal: AbortSignal): Promise<never> {
+/** Rejects when the signal is given: for what does not listen to it itself. */
+export function aborted(signal: AbortSignal): Promise<never> {
   return new Promise((_, reject) => {
     signal.addEventListener('abort', () => reject(new Error('timed out')), { once: true })
   })

@@ -1,13 +1,14 @@
 /**
  * An issuer for tests: real keys, real tokens, the real guard, no network. Give `idp.options` to `createGuard` and the
- * guard asks this issuer for its keys as it would ask any other, so that what a test shows is what production does:
- * expiry, revocation, rotation and outages included.
+ * guard asks this issuer for its keys and its news of revocations as it would ask any other, so that what a test shows is
+ * what production does: expiry, revocation, rotation and outages included.
  */
 import { constants, generateKeyPairSync, hash, randomUUID, sign } from 'node:crypto'
 import type { KeyObject } from 'node:crypto'
 import type { GuardOptions } from './guard-options.ts'
 import type { Fetch, Jwks } from './issuer.ts'
-import type { RevocationCheck } from './revocation/revocation-check.ts'
+import type { RevocationFeedOptions } from './revocation/feed-options.ts'
+import { MemoryTransmitter } from './revocation/memory-transmitter.ts'
 import type { AccessTokenClaims } from './caller.ts'
 
 /** What a test issuer may sign with. */
@@ -51,19 +52,29 @@ export interface TestRevocation {
   readonly sub?: string
   readonly jti?: string
   readonly sid?: string
+  /** The family, claim `grant_id`. */
+  readonly grantId?: string
   readonly clientId?: string
+  /** Of the key that tokens are signed with: those that are still to come are dead, too. */
+  readonly kid?: string
 }
 
-/** Parts of the issuer that can be out of order: its keys (and discovery), or the news of revocations. */
-export type Outage = 'jwks' | 'events'
+/**
+ * Parts of the issuer that can be out of order: its keys (and discovery); the news of revocations, introspection
+ * included; or the feed alone, so that guards have to ask about each token. A guard goes on with what it knows until
+ * that is older than `maxStaleness`: `idp.advance('61s')`.
+ */
+export type Outage = 'jwks' | 'events' | 'feed'
 
 /** What `createTestIssuer` makes. */
 export interface TestIssuer {
   readonly issuer: string
   readonly audience: string
   /** For `createGuard`: this issuer, its audience, its clock, its keys, its revocations. */
-  readonly options: Pick<GuardOptions, 'issuer' | 'audience' | 'fetch' | 'now' | 'revocation' | 'algorithms'>
-  /** Answers for the issuer's discovery document and keys, as the issuer itself would over HTTP. */
+  readonly options: Pick<GuardOptions, 'issuer' | 'audience' | 'fetch' | 'now' | 'algorithms'> & {
+    readonly revocation: RevocationFeedOptions
+  }
+  /** Answers for the issuer's documents, keys and feed of revocations, as the issuer itself would over HTTP. */
   readonly fetch: Fetch
   /** Makes an access token (RFC 9068). */
   readonly mint: (options?: MintOptions) => Promise<string>
@@ -74,7 +85,10 @@ export interface TestIssuer {
     url: string,
     claims?: Readonly<Record<string, unknown>>,
   ) => Promise<string>
-  /** From now on, tokens issued until now that fit are revoked. */
+  /**
+   * From now on, tokens issued until now that fit are revoked. Resolves when every guard that listens has heard of it;
+   * during an outage of the feed, at once.
+   */
   readonly revoke: (what: TestRevocation) => Promise<void>
   /** Signs with a new key. The old one stays published, unless `withdraw` takes it away. */
   readonly rotateKeys: (options?: { readonly withdraw?: boolean }) => void
@@ -86,6 +100,14 @@ export interface TestIssuer {
   readonly now: () => number
   /** How often the keys were asked for. */
   readonly keyRequests: number
+  /** The key that tokens are signed with now. */
+  readonly kid: string
+}
+
+interface MintedToken {
+  readonly token: string
+  readonly claims: Readonly<Record<string, unknown>>
+  readonly kid: string
 }
 
 interface SigningKey {
@@ -114,12 +136,16 @@ export async function createTestIssuer(options: TestIssuerOptions = {}): Promise
   const holder = signingKey('ES256')
   const holderJwk = publicJwk(holder.publicKey)
   const outages = new Set<Outage>()
-  const minted: Record<string, unknown>[] = []
+  const minted: MintedToken[] = []
   const revoked = new Set<unknown>()
+  const revokedKeys = new Set<unknown>()
+  /** Lowest `token_version` that counts, by `sub`; who was never revoked has none. */
+  const versions = new Map<string, number>()
+  /** Seconds since 1970, by client: tokens issued until then are dead. */
+  const revokedClients = new Map<string, number>()
   let signing = signingKey(algorithm)
   let published = [signing]
   let offset = 0
-  let changes = 0
   let keyRequests = 0
 
   const now = (): number => Date.now() + offset
@@ -128,23 +154,32 @@ export async function createTestIssuer(options: TestIssuerOptions = {}): Promise
     keys: published.map((key) => ({ ...publicJwk(key.publicKey), kid: key.kid, alg: algorithm, use: 'sig' })),
   })
 
-  const fetch: Fetch = async (address) => {
+  const transmitter = new MemoryTransmitter({
+    issuer,
+    now,
+    sign: (header, claims) =>
+      jws(signing.privateKey, algorithm, { alg: algorithm, kid: signing.kid, ...header }, claims),
+    isActive: (token) => {
+      const known = minted.find((one) => one.token === token)
+      if (known === undefined || revoked.has(known.claims['jti']) || revokedKeys.has(known.kid)) return false
+      return Number(known.claims['exp']) > now() / 1000
+    },
+  })
+
+  const fetch: Fetch = async (address, init) => {
+    const answer = transmitter.answer(address, init)
+    if (answer !== undefined) return answer
     if (outages.has('jwks')) throw new TypeError('the issuer is out of order')
     if (address === `${issuer}/.well-known/openid-configuration`) {
-      return Response.json({ issuer, jwks_uri: `${issuer}/jwks` })
+      return Response.json({ issuer, jwks_uri: `${issuer}/jwks`, ...transmitter.metadata })
+    }
+    const { origin, pathname } = new URL(issuer)
+    if (address === `${origin}/.well-known/ssf-configuration${pathname.replace(/\/$/, '')}`) {
+      return Response.json(transmitter.configuration)
     }
     if (address !== `${issuer}/jwks`) return new Response('not found', { status: 404 })
     keyRequests += 1
     return Response.json(jwks(), { headers: { 'cache-control': 'max-age=600' } })
-  }
-
-  const revocation: RevocationCheck = {
-    check: (claims) => {
-      if (outages.has('events')) return 'unknown'
-      return revoked.has(claims.jti) ? 'revoked' : 'active'
-    },
-    version: () => changes,
-    health: () => ({ revoked: revoked.size, outOfOrder: outages.has('events') }),
   }
 
   return {
@@ -155,6 +190,9 @@ export async function createTestIssuer(options: TestIssuerOptions = {}): Promise
     get keyRequests() {
       return keyRequests
     },
+    get kid() {
+      return signing.kid
+    },
     options: {
       // No cooldown: a test that rotates twice in a second must not wait for it.
       issuer: { issuer, keyCaching: { cooldownSeconds: 0 } },
@@ -162,31 +200,35 @@ export async function createTestIssuer(options: TestIssuerOptions = {}): Promise
       algorithms: [algorithm],
       fetch,
       now,
-      revocation,
+      revocation: transmitter.client,
     },
     async mint(mint = {}) {
       const { sub = 'alice', clientId = 'test-client', scope, roles, groups, act, expiresIn = '15m', bound } = mint
-      const issuedAt = Math.floor(now() / 1000)
+      const second = Math.floor(now() / 1000)
       const lifetime = seconds(expiresIn)
+      // A token of the very second in which its client was revoked would be dead: it waits for the next.
+      const issuedAt = Math.max(second, 1 + (revokedClients.get(clientId) ?? 0))
       const claims = {
         iss: issuer,
         sub,
         aud: mint.audience ?? audience,
         client_id: clientId,
         // A token that has expired was issued before it did.
-        iat: lifetime > 0 ? issuedAt : issuedAt + lifetime - 900,
-        exp: issuedAt + lifetime,
+        iat: lifetime > 0 ? issuedAt : second + lifetime - 900,
+        exp: second + lifetime,
         jti: randomUUID(),
         scope: Array.isArray(scope) ? scope.join(' ') : scope,
         roles,
         groups,
         act,
+        token_version: versions.get(sub),
         cnf: bound === true ? { jkt: thumbprint(holderJwk) } : undefined,
         ...mint.claims,
       }
-      minted.push(claims)
       const header = { alg: algorithm, typ: 'at+jwt', kid: signing.kid, ...mint.header }
-      return jws(signing.privateKey, algorithm, header, claims)
+      const token = jws(signing.privateKey, algorithm, header, claims)
+      minted.push({ token, claims, kid: signing.kid })
+      return token
     },
     async dpop(token, method, url, claims = {}) {
       const { origin, pathname } = new URL(url)
@@ -205,34 +247,71 @@ export async function createTestIssuer(options: TestIssuerOptions = {}): Promise
       )
     },
     async revoke(what) {
-      if (Object.values(what).every((value) => value === undefined)) throw new TypeError('Revoke what? Say sub, jti, …')
-      for (const claims of minted) if (fits(what, claims)) revoked.add(claims['jti'])
-      changes += 1
+      const said = Object.entries(what)
+        .filter(([, value]) => value !== undefined)
+        .map(([name]) => name)
+      if (said.length === 0) throw new TypeError('Revoke what? Say sub, jti, …')
+      const fitting = minted.filter((token) => fits(what, token))
+      for (const { claims } of fitting) revoked.add(claims['jti'])
+      const { sub = '', sid, grantId, clientId = '', kid, jti } = what
+      const isOnly = (...names: string[]): boolean => said.every((name) => names.includes(name))
+      if (sid !== undefined && isOnly('sid', 'sub')) {
+        const user = what.sub === undefined ? {} : { user: { format: 'iss_sub', iss: issuer, sub } }
+        return transmitter.revoke({ format: 'complex', session: { format: 'opaque', id: sid }, ...user })
+      }
+      if (isOnly('grantId')) return transmitter.revoke({ format: 'complex', grant: { format: 'opaque', id: grantId } })
+      if (isOnly('jti')) return transmitter.revoke({ format: 'jwt_id', iss: issuer, jti })
+      if (isOnly('kid')) {
+        revokedKeys.add(kid)
+        return transmitter.revoke({ format: 'complex', key: { format: 'opaque', id: kid } })
+      }
+      if (isOnly('sub')) {
+        const versionsSoFar = fitting.map(({ claims }) => Number(claims['token_version'] ?? 0))
+        const version = 1 + Math.max(versions.get(sub) ?? 0, ...versionsSoFar)
+        versions.set(sub, version)
+        return transmitter.revoke({ format: 'iss_sub', iss: issuer, sub }, { token_version: version })
+      }
+      if (isOnly('clientId')) {
+        revokedClients.set(clientId, Math.floor(now() / 1000))
+        return transmitter.revoke({ format: 'complex', application: { format: 'opaque', id: clientId } })
+      }
+      // There is no one subject for what fits several: each token by itself.
+      await Promise.all(
+        fitting.map(({ claims }) => transmitter.revoke({ format: 'jwt_id', iss: issuer, jti: claims['jti'] })),
+      )
     },
     rotateKeys({ withdraw = false } = {}) {
       signing = signingKey(algorithm)
       published = withdraw ? [signing] : [signing, ...published]
     },
     outage(part) {
+      const tell = (): void =>
+        transmitter.setOutage({
+          feed: outages.has('events') || outages.has('feed'),
+          introspection: outages.has('events'),
+        })
       outages.add(part)
-      changes += 1
+      tell()
       return () => {
         outages.delete(part)
-        changes += 1
+        tell()
       }
     },
     advance(time) {
       offset += seconds(time) * 1000
+      transmitter.elapse()
     },
   }
 }
 
-function fits({ sub, jti, sid, clientId }: TestRevocation, claims: Readonly<Record<string, unknown>>): boolean {
+function fits(what: TestRevocation, { claims, kid }: MintedToken): boolean {
   const pairs = [
-    [sub, claims['sub']],
-    [jti, claims['jti']],
-    [sid, claims['sid']],
-    [clientId, claims['client_id']],
+    [what.sub, claims['sub']],
+    [what.jti, claims['jti']],
+    [what.sid, claims['sid']],
+    [what.grantId, claims['grant_id']],
+    [what.clientId, claims['client_id']],
+    [what.kid, kid],
   ]
   return pairs.every(([wanted, claimed]) => wanted === undefined || wanted === claimed)
 }

@@ -30,6 +30,8 @@ function guardOf(keyCaching: KeyCaching = {}, options: Partial<GuardOptions> = {
     // Tokens outlive the days that these tests let pass.
     maxLifetimeSeconds: 1_000_000,
     cacheEntries: 0,
+    // Whether there is a feed of revocations is asked beside the keys, and no matter here.
+    revocation: false,
     ...options,
   })
 }

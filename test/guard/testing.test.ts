@@ -65,6 +65,8 @@ it('breaks down and is mended: a guard that has its keys goes on, a new one says
   idp.advance('2s')
   expect(await outcome(late, await idp.mint())).toBe('alice')
   const end = idp.outage('events')
+  expect(await outcome(guard, await idp.mint())).toBe('alice')
+  idp.advance('61s')
   expect(await outcome(guard, await idp.mint())).toBe('revocation')
   end()
   expect(await outcome(guard, await idp.mint())).toBe('alice')

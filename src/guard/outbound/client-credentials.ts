@@ -145,10 +145,15 @@ function tokenRequest(options: ClientCredentialsOptions): { headers: Headers; bo
     body.set('client_id', options.clientId)
     body.set('client_secret', options.clientSecret)
   } else {
-    const pair = `${formEncoded(options.clientId)}:${formEncoded(options.clientSecret)}`
-    headers.set('authorization', `Basic ${Buffer.from(pair).toString('base64')}`)
+    headers.set('authorization', basicCredentials(options))
   }
   return { headers, body }
+}
+
+/** How a client names itself by `client_secret_basic`. */
+export function basicCredentials(client: { readonly clientId: string; readonly clientSecret: string }): string {
+  const pair = `${formEncoded(client.clientId)}:${formEncoded(client.clientSecret)}`
+  return `Basic ${Buffer.from(pair).toString('base64')}`
 }
 
 /** RFC 6749 §2.3.1: both halves are form-encoded before they are joined, or a `:` in one would end it. */

@@ -7,6 +7,14 @@ import type { AccessTokenClaims } from '../caller.ts'
 /** `unknown`: cannot say right now. The request is answered 503 + Retry-After, never let in and never called invalid. */
 export type RevocationVerdict = 'active' | 'revoked' | 'unknown'
 
+/** What of a token its claims do not tell. */
+export interface CheckedToken {
+  /** Of the key that it is signed with; `undefined` when the issuer's key has no name. */
+  readonly kid: string | undefined
+  /** As it was sent, to be asked about (RFC 7662); never to be logged. */
+  readonly token: string
+}
+
 /**
  * Asked on every request whose token is otherwise good, also when the token was seen before.
  *
@@ -33,7 +41,7 @@ export interface RevocationCheck {
    * Is this token revoked? Answer synchronously wherever possible: a promise is awaited on every request. An error
    * thrown here counts as `unknown`.
    */
-  check(claims: AccessTokenClaims): RevocationVerdict | Promise<RevocationVerdict>
+  check(claims: AccessTokenClaims, token: CheckedToken): RevocationVerdict | Promise<RevocationVerdict>
 
   /**
    * A number that changes whenever an `active` given before might no longer hold: a revocation arrived, or the source
@@ -44,6 +52,9 @@ export interface RevocationCheck {
 
   /** A line for `guard.health()`: the age of the feed, whether it is caught up. */
   health?(): Readonly<Record<string, unknown>>
+
+  /** Counters for `guard.metrics()`. */
+  metrics?(): Readonly<Record<string, number>>
 
   /** Ends connections and timers; called by `guard.close()`. */
   close?(): void | Promise<void>

@@ -1,0 +1,443 @@
+/**
+ * The receiver of an issuer's security events: how a guard knows, without a call per request, which tokens are dead.
+ *
+ * The flow: a stream of its own is opened (`transmitter.ts`) and polled for as long as the guard lives, each poll
+ * waiting at the issuer for news. What comes is verified (`security-event-token.ts`), put into the table
+ * (`revocation-table.ts`), and acknowledged with the next poll. A new stream first brings all that is still revoked;
+ * a verification event, asked for with a random state, comes behind it, and when it arrives the guard has caught up.
+ *
+ * How fresh the table is, is the time since the last answer that left nothing behind, on this process's own clock: no
+ * two clocks are ever compared. Older than `maxStaleness`, or before the first catching up, `onStale` decides.
+ */
+import { randomUUID } from 'node:crypto'
+import { setImmediate as immediate } from 'node:timers/promises'
+import type { AccessTokenClaims } from '../caller.ts'
+import { GuardError } from '../errors.ts'
+import type { Fetch, Issuer } from '../issuer.ts'
+import { assertAddress } from '../issuer.ts'
+import type { Algorithm, VerificationKey } from '../verification-key.ts'
+import { TimeoutError } from './exchanges.ts'
+import { durationSeconds } from './feed-options.ts'
+import type { RevocationFeedHealth, RevocationFeedOptions } from './feed-options.ts'
+import { Introspection } from './introspection.ts'
+import type { CheckedToken, RevocationCheck, RevocationVerdict } from './revocation-check.ts'
+import { RevocationTable } from './revocation-table.ts'
+import { readSecurityEventToken, SetError } from './security-event-token.ts'
+import type { SecurityEvents, SetRules } from './security-event-token.ts'
+import { Transmitter, TransmitterError } from './transmitter.ts'
+import type { PollAnswer, Stream } from './transmitter.ts'
+
+/** What a feed is made of. */
+export interface RevocationFeedParts {
+  readonly issuer: Issuer
+  readonly fetch: Fetch
+  /** Milliseconds since 1970: when entries run out. */
+  readonly now: () => number
+  /** Milliseconds, on a clock that nobody sets: how fresh the feed is. */
+  readonly clock: () => number
+  readonly algorithms: ReadonlySet<Algorithm>
+  /** Longest life of an access token, in seconds. */
+  readonly maxLifetimeSeconds: number
+}
+
+/** How long an issuer may hold a poll (RFC 8936 §2.4 leaves it open), and what a slow network may add. */
+const HOLD_MS = 25_000
+const GRACE_MS = 10_000
+const FIRST_CATCH_UP_MS = 5000
+const VERIFICATION_MS = 30_000
+const MAX_PAUSE_MS = 15_000
+/** An entry is kept a little longer than the issuer says: what if a clock is set back by minutes? */
+const MARGIN_SECONDS = 300
+/** Events are verified for this long at a time, so that requests need not wait for a large answer. */
+const SLICE_MS = 4
+const MAX_OWED = 10_000
+/** A transmitter that answers at once and says nothing is asked again at once this often, then ever more slowly. */
+const PATIENT_POLLS = 4
+
+export class RevocationFeed implements RevocationCheck {
+  readonly #parts: RevocationFeedParts
+  readonly #onStale: 'introspect' | 'deny' | 'allow'
+  readonly #maxStalenessMs: number
+  readonly #table: RevocationTable
+  readonly #transmitter: Transmitter
+  readonly #introspection: Introspection
+
+  #stream: Stream | undefined
+  #caughtUp = false
+  /** The verification that was asked for: its arrival proves the table true as of then. */
+  #verification: { readonly state: string; readonly askedAt: number } | undefined
+  #askAgainAt = Number.NEGATIVE_INFINITY
+  #acknowledged: string[] = []
+  #refused = new Map<string, SetError>()
+  /** Came, and could not be taken in yet: as long as there are any, nothing is fresh. */
+  #owed = new Set<string>()
+  /** The last long poll was cut short: ask without waiting whether there is anything. */
+  #isHurried = false
+  /** Polls in a row that brought nothing, although they were answered at once. */
+  #idlePolls = 0
+
+  #freshAt = Number.NEGATIVE_INFINITY
+  #version = 1
+  #failures = 0
+  #lastError: string | undefined
+  #lastRefusal: string | undefined
+  #lastEvent: { readonly jti: string; readonly at: Date } | undefined
+  readonly #counts = { polls: 0, failures: 0, events: 0, ignored: 0, refused: 0 }
+
+  #running: Promise<void> | undefined
+  #isClosed = false
+  #hasWarned = false
+  #pause: { readonly until: number; readonly end: () => void } | undefined
+  /** The first catching up, or the first failure: what requests at the very beginning wait for. */
+  readonly #settled = Promise.withResolvers<void>()
+  #hasSettled = false
+
+  /** @throws TypeError when an option cannot be meant */
+  constructor(options: RevocationFeedOptions, parts: RevocationFeedParts) {
+    const { clientId, clientSecret, maxStaleness = 60, onStale = 'introspect', maxEntries = 4_000_000 } = options
+    if (typeof clientId !== 'string' || clientId === '' || typeof clientSecret !== 'string' || clientSecret === '') {
+      throw new TypeError('revocation needs a clientId and a clientSecret, or is false')
+    }
+    if (!['introspect', 'deny', 'allow'].includes(onStale)) {
+      throw new TypeError(`onStale is 'introspect', 'deny' or 'allow', not ${JSON.stringify(onStale)}`)
+    }
+    if (!Number.isInteger(maxEntries) || maxEntries < 1 || maxEntries > 50_000_000) {
+      throw new TypeError('maxEntries is a number from 1 to 50000000')
+    }
+    const { issuer, fetch, clock } = parts
+    // The client's secret goes there.
+    assertAddress(issuer.name, 'issuer', issuer.allowsHttp)
+    this.#parts = parts
+    this.#onStale = onStale
+    this.#maxStalenessMs = durationSeconds(maxStaleness, 'maxStaleness') * 1000
+    this.#table = new RevocationTable(maxEntries)
+    this.#transmitter = new Transmitter({
+      issuer,
+      clientId,
+      clientSecret,
+      scope: options.scope ?? 'signals:receive',
+      fetch,
+      clock,
+    })
+    this.#introspection = new Introspection((token) => this.#transmitter.introspect(token), clock)
+  }
+
+  /** Begins to listen. Does not wait, does not throw. */
+  start(): void {
+    this.#running ??= this.#run()
+  }
+
+  check(claims: AccessTokenClaims, token: CheckedToken): RevocationVerdict | Promise<RevocationVerdict> {
+    // What is known to be dead is dead, however old the news.
+    if (this.#table.isRevoked(claims, token.kid, this.#parts.now() / 1000)) return 'revoked'
+    if (this.#isFresh) return 'active'
+    this.#wake()
+    if (!this.#hasSettled) return this.#afterSettling(claims, token)
+    return this.#whenStale(token)
+  }
+
+  version(): number | undefined {
+    return this.#isFresh ? this.#version : undefined
+  }
+
+  health(): RevocationFeedHealth {
+    const { clock, issuer } = this.#parts
+    const age = clock() - this.#freshAt
+    const { failures, refused } = this.#counts
+    return {
+      issuer: issuer.name,
+      status: this.#isFresh ? 'current' : this.#hasSettled ? 'stale' : 'starting',
+      onStale: this.#onStale,
+      caughtUp: this.#caughtUp,
+      ageSeconds: Number.isFinite(age) ? Math.max(0, Math.round(age / 1000)) : undefined,
+      maxStalenessSeconds: this.#maxStalenessMs / 1000,
+      streamId: this.#stream?.id,
+      lastEvent: this.#lastEvent,
+      entries: this.#table.size,
+      bytes: this.#table.bytes,
+      errors: failures + refused,
+      lastError: this.#lastError ?? this.#introspection.lastError,
+      lastRefusal: this.#lastRefusal,
+    }
+  }
+
+  metrics(): Readonly<Record<string, number>> {
+    const { asked, failed } = this.#introspection
+    return { ...this.#counts, introspections: asked, introspectionFailures: failed }
+  }
+
+  /** How the guard is doing, as far as revocation goes. */
+  get standing(): 'ok' | 'degraded' | 'unavailable' {
+    if (this.#isFresh) return 'ok'
+    return this.#onStale === 'deny' ? 'unavailable' : 'degraded'
+  }
+
+  /** Ends everything under way, and lets the stream go. */
+  async close(): Promise<void> {
+    this.#isClosed = true
+    this.#pause?.end()
+    await this.#transmitter.close(this.#stream)
+    await this.#running
+    this.#settle()
+  }
+
+  get #isFresh(): boolean {
+    const age = this.#parts.clock() - this.#freshAt
+    // A clock that was set back all the same must not make old news fresh.
+    return age >= 0 && age <= this.#maxStalenessMs
+  }
+
+  /** At the start of a process the first answer is moments away: worth waiting for, as keys are. */
+  async #afterSettling(claims: AccessTokenClaims, token: CheckedToken): Promise<RevocationVerdict> {
+    const { promise: late, resolve } = Promise.withResolvers<void>()
+    const timer = setTimeout(resolve, FIRST_CATCH_UP_MS).unref()
+    await Promise.race([this.#settled.promise, late])
+    clearTimeout(timer)
+    if (this.#table.isRevoked(claims, token.kid, this.#parts.now() / 1000)) return 'revoked'
+    return this.#isFresh ? 'active' : this.#whenStale(token)
+  }
+
+  #whenStale({ token }: CheckedToken): RevocationVerdict | Promise<RevocationVerdict> {
+    if (this.#onStale === 'introspect') return this.#introspection.verdict(token)
+    return this.#onStale === 'allow' ? 'active' : 'unknown'
+  }
+
+  async #run(): Promise<void> {
+    while (!this.#isClosed) {
+      try {
+        this.#stream ??= await this.#transmitter.openStream()
+        await this.#poll(this.#stream)
+        this.#failures = 0
+        if (this.#idlePolls > PATIENT_POLLS) await this.#rest(50 * 2 ** (this.#idlePolls - PATIENT_POLLS), 1000)
+      } catch (error) {
+        if (this.#isClosed) return
+        this.#note(error)
+        // The stream ran out or was taken away: another one, which brings everything once more.
+        if (isGone(error)) this.#forgetStream()
+        this.#settle()
+        const longest = Math.min(MAX_PAUSE_MS, Math.max(1000, this.#maxStalenessMs / 4))
+        await this.#rest(250 * 2 ** (this.#failures - 1), longest, retryAfterOf(error))
+      }
+    }
+  }
+
+  async #poll(stream: Stream): Promise<void> {
+    await this.#seeToVerification(stream)
+    const { clock } = this.#parts
+    // No longer than the news may be old, and not past the time to ask for a verification again.
+    const isAsking = !this.#caughtUp && stream.verificationAddress !== undefined
+    const untilAsking = isAsking ? Math.max(this.#askAgainAt - clock(), 1000) : Number.POSITIVE_INFINITY
+    const patience = Math.min(this.#maxStalenessMs / 2, untilAsking)
+    const wait = !this.#isHurried
+    const isCutShort = wait && patience < HOLD_MS
+    const began = performance.now()
+    let answer
+    try {
+      answer = await this.#transmitter.poll(stream, {
+        acknowledged: this.#acknowledged,
+        refused: this.#refused,
+        wait,
+        timeoutMs: isCutShort ? patience : wait ? HOLD_MS + GRACE_MS : GRACE_MS,
+      })
+    } catch (error) {
+      if (!(isCutShort && error instanceof TimeoutError)) throw error
+      this.#isHurried = true
+      return
+    }
+    this.#isHurried = false
+    this.#lastError = undefined
+    this.#counts.polls += 1
+    this.#acknowledged = []
+    this.#refused = new Map()
+    await this.#take(answer, stream)
+    const isIdle = wait && this.#acknowledged.length === 0 && performance.now() - began < 500
+    this.#idlePolls = isIdle ? this.#idlePolls + 1 : 0
+  }
+
+  /**
+   * Asks for a verification event before the first catching up, and again when answers come but always leave something
+   * behind. That it cannot be had is no reason not to listen.
+   */
+  async #seeToVerification(stream: Stream): Promise<void> {
+    const { clock } = this.#parts
+    const isWanted = !this.#caughtUp || clock() - this.#freshAt > this.#maxStalenessMs / 2
+    if (!isWanted || stream.verificationAddress === undefined || clock() < this.#askAgainAt) return
+    const state = randomUUID()
+    this.#askAgainAt = clock() + Math.max(VERIFICATION_MS, stream.minVerificationInterval * 1000)
+    try {
+      this.#verification = { state, askedAt: await this.#transmitter.requestVerification(stream, state) }
+    } catch (error) {
+      if (isGone(error) || this.#isClosed) throw error
+      this.#note(error)
+      this.#askAgainAt = clock() + Math.max(1, retryAfterOf(error) ?? 1) * 1000
+    }
+  }
+
+  async #take({ at, sets, moreAvailable }: PollAnswer, stream: Stream): Promise<void> {
+    const rules = this.#rulesOf(stream)
+    let trouble: unknown
+    let isVerified = false
+    let sliceBegan = performance.now()
+    for (const [jti, token] of sets) {
+      try {
+        const events = await readSecurityEventToken(token, rules)
+        if (events.jti !== jti) throw new SetError('invalid_request', 'its jti is another than the one it came under')
+        this.#absorb(events)
+        if (events.verification !== undefined && events.verification === this.#verification?.state) isVerified = true
+        this.#acknowledged.push(jti)
+        this.#owed.delete(jti)
+      } catch (error) {
+        if (error instanceof SetError) {
+          this.#counts.refused += 1
+          this.#lastRefusal = `${error.code}: ${error.message}`
+          this.#refused.set(jti, error)
+          this.#owed.delete(jti)
+        } else {
+          // Not acknowledged, so that it comes again.
+          if (this.#owed.size < MAX_OWED) this.#owed.add(jti)
+          trouble ??= error
+        }
+      }
+      if (performance.now() - sliceBegan > SLICE_MS) {
+        await immediate()
+        sliceBegan = performance.now()
+      }
+    }
+    this.#table.sweep(this.#parts.now() / 1000)
+    if (trouble !== undefined) throw trouble
+    this.#considerFresh(at, moreAvailable, isVerified, stream)
+  }
+
+  #considerFresh(at: number, moreAvailable: boolean, isVerified: boolean, stream: Stream): void {
+    // Without verification events an answer that leaves nothing behind must do.
+    if (isVerified || (stream.verificationAddress === undefined && !moreAvailable)) this.#caughtUp = true
+    const provenAt = isVerified ? this.#verification?.askedAt : undefined
+    if (isVerified) this.#verification = undefined
+    if (!this.#caughtUp || this.#owed.size > 0) return
+    if (!moreAvailable) this.#freshAt = at
+    else if (provenAt !== undefined) this.#freshAt = provenAt
+    if (this.#isFresh) this.#settle()
+  }
+
+  /** @throws Error when there is no room for it */
+  #absorb(events: SecurityEvents): void {
+    const now = this.#parts.now() / 1000
+    for (const entry of events.revoked) {
+      const outcome = this.#table.add({ ...entry, expiresAt: entry.expiresAt + MARGIN_SECONDS }, now)
+      if (outcome === 'full') throw new Error(`no room for more than ${this.#table.size} revocations`)
+      // After the table, so that whoever sees the new version sees the new entry.
+      if (outcome === 'changed') this.#version += 1
+    }
+    if (events.streamStatus !== undefined && events.streamStatus !== 'enabled')
+      throw new StreamEnded(events.streamStatus)
+    this.#counts.ignored += events.ignored
+    if (events.revoked.length === 0) return
+    this.#counts.events += 1
+    this.#lastEvent = { jti: events.jti, at: new Date(events.happenedAt * 1000) }
+  }
+
+  #rulesOf(stream: Stream): SetRules {
+    const { issuer, algorithms, maxLifetimeSeconds } = this.#parts
+    let hasReloaded = false
+    const keyFor = async (kid: string | undefined, algorithm: Algorithm): Promise<VerificationKey> => {
+      try {
+        return await issuer.keyFor(kid, algorithm)
+      } catch (error) {
+        if (!isUnknownKey(error)) throw error
+        // The issuer itself names the key, so it is worth a look, once for an answer.
+        if (!hasReloaded) {
+          hasReloaded = true
+          await issuer.reloadKeys()
+          return keyFor(kid, algorithm)
+        }
+        throw new SetError('invalid_key', 'signed with a key that the issuer does not publish')
+      }
+    }
+    return { issuer: issuer.name, audiences: stream.audiences, algorithms, keyFor, maxLifetimeSeconds }
+  }
+
+  #forgetStream(): void {
+    this.#stream = undefined
+    this.#caughtUp = false
+    this.#verification = undefined
+    this.#askAgainAt = Number.NEGATIVE_INFINITY
+    this.#acknowledged = []
+    this.#refused = new Map()
+    this.#owed = new Set()
+  }
+
+  #note(error: unknown): void {
+    this.#failures += 1
+    this.#counts.failures += 1
+    // What a GuardError says to callers says nothing here.
+    this.#lastError =
+      error instanceof GuardError && error.debug !== undefined
+        ? error.debug
+        : error instanceof Error
+          ? withCause(error)
+          : String(error)
+    if (this.#hasWarned || !(error instanceof GuardError) || error.reason !== 'token_refused') return
+    // Nothing that heals by itself: somebody has to look at the credentials.
+    this.#hasWarned = true
+    process.emitWarning(`The feed of revocations of ${this.#parts.issuer.name} cannot be had: ${this.#lastError}`, {
+      code: 'LATCHKEY_GUARD_REVOCATION_REFUSED',
+    })
+  }
+
+  /**
+   * A pause: never as long for two processes, which a provider that comes back would otherwise meet all at once.
+   *
+   * @param ms - before chance has its share
+   * @param retryAfterSeconds - what the other side asked for, which counts up to a limit
+   */
+  async #rest(ms: number, longest: number, retryAfterSeconds = 0): Promise<void> {
+    const own = Math.min(ms, longest) * (0.5 + Math.random() / 2)
+    const pause = Math.max(own, Math.min(retryAfterSeconds * 1000, 2 * MAX_PAUSE_MS))
+    const { promise, resolve } = Promise.withResolvers<void>()
+    const timer = setTimeout(resolve, pause).unref()
+    this.#pause = { until: this.#parts.clock() + pause, end: resolve }
+    if (this.#isClosed) resolve()
+    await promise
+    clearTimeout(timer)
+    this.#pause = undefined
+  }
+
+  /** Somebody waits for news, and the pause is over by the clock, whatever its timer says. */
+  #wake(): void {
+    if (this.#pause !== undefined && this.#parts.clock() >= this.#pause.until) this.#pause.end()
+  }
+
+  #settle(): void {
+    this.#hasSettled = true
+    this.#settled.resolve()
+  }
+}
+
+/** The transmitter paused or disabled the stream (SSF 1.0 §8.1.5). */
+class StreamEnded extends Error {
+  override readonly name = 'StreamEnded'
+
+  constructor(status: string) {
+    super(`the stream is ${status.slice(0, 100)}`)
+  }
+}
+
+function isGone(error: unknown): boolean {
+  return (
+    error instanceof StreamEnded ||
+    (error instanceof TransmitterError && (error.status === 404 || error.status === 410))
+  )
+}
+
+function isUnknownKey(error: unknown): boolean {
+  return error instanceof GuardError && error.status === 401
+}
+
+function retryAfterOf(error: unknown): number | undefined {
+  return error instanceof TransmitterError ? error.retryAfterSeconds : undefined
+}
+
+/** `fetch failed` alone says nothing. */
+function withCause({ message, cause }: Error): string {
+  return cause instanceof Error && cause.message !== '' ? `${message}: ${cause.message}` : message
+}
