@@ -1,7 +1,7 @@
 /**
  * The record of who did what as whom: append-only, written in the change's own transaction, never with a secret in it.
- * The columns that chain the rows by hash are filled later by one sealer, since a chain head in every transaction would
- * serialise them all.
+ * The columns that chain the rows by hash are filled within a second by one sealer (sealer.ts), since a chain head in
+ * every transaction would serialise them all; verify.ts finds what was changed afterwards. audit-log.ts reads the record.
  */
 import type { Trx } from '../database/database.ts'
 

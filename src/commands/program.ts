@@ -15,6 +15,7 @@ import { AttributeDeclarationError } from '../users/attributes.ts'
 import { HashingOverloaded } from '../users/hashing-gate.ts'
 import { BlocklistError } from '../users/password-blocklist.ts'
 import { WorkFactorError } from '../users/work-factor.ts'
+import { addAudit } from './audit.ts'
 import { addCalibrate } from './calibrate.ts'
 import { addClients } from './clients.ts'
 import {
@@ -43,6 +44,7 @@ const everywhere: readonly AddCommand[] = [
   addResources,
   addRoles,
   addKeys,
+  addAudit,
 ]
 
 /**

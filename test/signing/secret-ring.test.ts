@@ -2,7 +2,13 @@ import { sql } from 'kysely'
 import { expect, it } from 'vitest'
 import { systemActor } from '../../src/audit/audit.ts'
 import type { Database } from '../../src/database/database.ts'
-import { openSecretRing, rotateSecret, secretPurposes, type SecretPurpose } from '../../src/signing/secret-ring.ts'
+import {
+  findSecrets,
+  openSecretRing,
+  rotateSecret,
+  secretPurposes,
+  type SecretPurpose,
+} from '../../src/signing/secret-ring.ts'
 import { eachDatabase, onPostgres } from '../support/databases.ts'
 import { encryptionUnder, listenTo, openOtherHandle, openTestSecretRing, silent, until } from './rings.ts'
 
@@ -105,6 +111,18 @@ eachDatabase((open) => {
       .where('target_id', '=', id)
       .execute()
     expect(audit).toEqual([{ action: 'secret.created', details: { purpose: 'throttle', accept_old_for_seconds: 0 } }])
+  })
+
+  it('gives a command the secrets that a server has, and none before there was one', async () => {
+    const database = await open()
+    const find = (under: string) => findSecrets(database.db, { purpose: 'audit', encryption: encryptionUnder(under) })
+    expect(await find('1')).toEqual([])
+    const ring = await openTestSecretRing(database)
+    const old = ring.current('audit')
+    await rotate(database, 'audit', 3_600)
+    await until(() => ring.all('audit').length === 2)
+    expect(await find('1')).toEqual([ring.current('audit'), old])
+    await expect(find('2')).rejects.toThrow("the key-encryption key '1', which is not known here")
   })
 
   it('serves on from memory when somebody deletes a secret', async () => {
