@@ -17,6 +17,9 @@ export class CallerLeft extends Error {
   }
 }
 
+/** What aborts a request's signal: the edge makes it, and the handler's deadline uses the same. */
+const controllers = new WeakMap<AbortSignal, AbortController>()
+
 /**
  * Answers 504 after `edgeSeconds` when there is no answer yet, and closes the connection. Puts a signal into
  * `ctx.state.signal` that is aborted then, and when the caller leaves. Stands behind problemResponse, in front of
@@ -25,75 +28,59 @@ export class CallerLeft extends Error {
  * @param settings.edgeSeconds from the arrival of the request's headers
  */
 export function deadline(settings: { readonly edgeSeconds: number; readonly log: Logger }): Middleware<RequestState> {
-  return async function deadline(ctx, next) {
-    const left = new AbortController()
+  const onLateFailure = logLateFailure(settings.log)
+  return function deadline(ctx, next) {
+    const over = new AbortController()
+    ctx.state.signal = over.signal
+    controllers.set(over.signal, over)
     ctx.res.once('close', () => {
-      if (!ctx.res.writableFinished) left.abort(new CallerLeft())
+      if (!ctx.res.writableFinished) over.abort(new CallerLeft())
     })
     const spentSeconds = (performance.now() - ctx.state.request.startedAt) / 1_000
-    await answerWithin(settings.edgeSeconds - spentSeconds, ctx, next, {
-      signal: left.signal,
-      log: settings.log,
-      // Behind this answer something may still be under way: the connection is not used again.
-      headers: { Connection: 'close' },
-    })
+    // Behind this answer something may still be under way: the connection is not used again.
+    const late = () => tooLate(ctx, { Connection: 'close' })
+    return giveUpAfter(settings.edgeSeconds - spentSeconds, over, next, { late, onLateFailure })
   }
 }
 
 /**
  * The deadline of everything that answers requests: 504 when it passes. What has one of its own, shorter, uses
- * {@link withDeadline} inside.
+ * {@link withDeadline} inside. Stands behind `deadline`.
  */
 export function handlerDeadline(settings: {
   readonly handlerSeconds: number
   readonly log: Logger
 }): Middleware<RequestState> {
-  return async function handlerDeadline(ctx, next) {
-    await answerWithin(settings.handlerSeconds, ctx, next, { signal: ctx.state.signal, log: settings.log, headers: {} })
+  const onLateFailure = logLateFailure(settings.log)
+  return function handlerDeadline(ctx, next) {
+    const over = controllers.get(ctx.state.signal)
+    if (over === undefined) throw new Error('handlerDeadline stands behind deadline')
+    return giveUpAfter(settings.handlerSeconds, over, next, { late: () => tooLate(ctx), onLateFailure })
   }
 }
 
-interface WithinOptions {
-  readonly signal: AbortSignal
-  readonly log: Logger
-  readonly headers: Readonly<Record<string, string>>
-}
-
-async function answerWithin(
-  seconds: number,
-  ctx: ParameterizedContext<RequestState>,
-  next: () => Promise<unknown>,
-  { signal, log, headers }: WithinOptions,
-): Promise<void> {
-  await withDeadline(
-    seconds,
-    (narrower) => {
-      ctx.state.signal = narrower
-      return next()
-    },
-    {
-      signal,
-      late: () => tooLate(ctx, headers),
-      onLateFailure: (error) => log.warn({ error }, 'a request failed after its time was over'),
-    },
-  )
+function logLateFailure(log: Logger): (error: unknown) => void {
+  return (error) => log.warn({ error }, 'a request failed after its time was over')
 }
 
 /** Who is late: a caller that is still sending (408, RFC 9110 §15.5.9), or we. */
-function tooLate({ req }: ParameterizedContext<RequestState>, headers: Readonly<Record<string, string>>): Problem {
+function tooLate({ req }: ParameterizedContext<RequestState>, headers: Readonly<Record<string, string>> = {}): Problem {
   const isOurs = req.complete || req.readableLength > 0
   return isOurs
     ? new Problem('GATEWAY_TIMEOUT', undefined, { retryAfterSeconds: 1, headers })
     : new Problem('REQUEST_TIMEOUT', undefined, { headers: { Connection: 'close' } })
 }
 
-export interface DeadlineOptions {
-  /** of whatever this is part of: aborts what is given to `work` too */
-  readonly signal?: AbortSignal
-  /** what is thrown when the time is over, instead of GATEWAY_TIMEOUT */
+interface Ending {
+  /** what is thrown when the time is over; GATEWAY_TIMEOUT by default */
   readonly late?: () => Error
   /** told of a failure that came too late to be an answer */
   readonly onLateFailure?: (error: unknown) => void
+}
+
+export interface DeadlineOptions extends Ending {
+  /** of whatever this is part of: aborts what is given to `work` too */
+  readonly signal?: AbortSignal
 }
 
 /**
@@ -108,12 +95,25 @@ export interface DeadlineOptions {
 export async function withDeadline<T>(
   seconds: number,
   work: (signal: AbortSignal) => Promise<T>,
-  { signal, late, onLateFailure }: DeadlineOptions = {},
+  { signal, ...ending }: DeadlineOptions = {},
 ): Promise<T> {
   const over = new AbortController()
   const pass = () => over.abort(signal?.reason)
   if (signal?.aborted === true) pass()
   signal?.addEventListener('abort', pass, { once: true })
+  try {
+    return await giveUpAfter(seconds, over, () => work(over.signal), ending)
+  } finally {
+    signal?.removeEventListener('abort', pass)
+  }
+}
+
+async function giveUpAfter<T>(
+  seconds: number,
+  over: AbortController,
+  work: () => Promise<T>,
+  { late, onLateFailure }: Ending,
+): Promise<T> {
   const { promise: isOver, reject } = Promise.withResolvers<never>()
   let isLate = false
   const timer = setTimeout(
@@ -126,14 +126,17 @@ export async function withDeadline<T>(
     },
     Math.max(0, seconds) * 1_000,
   )
-  const working = (async () => work(over.signal))()
-  working.catch((error: unknown) => {
-    if (isLate && error !== over.signal.reason) onLateFailure?.(error)
-  })
+  const tryToWork = async () => {
+    try {
+      return await work()
+    } catch (error) {
+      if (isLate && error !== over.signal.reason) onLateFailure?.(error)
+      throw error
+    }
+  }
   try {
-    return await Promise.race([working, isOver])
+    return await Promise.race([tryToWork(), isOver])
   } finally {
     clearTimeout(timer)
-    signal?.removeEventListener('abort', pass)
   }
 }
