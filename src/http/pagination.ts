@@ -70,7 +70,7 @@ export async function readPage<DB, TB extends keyof DB, Item>(
   const { limit, offset, cursor } = query
   const given = givenFilters(list, query)
   const order = orderOf(list, query.sort)
-  const context = [list.name, order.map(({ name, descending }) => [name, descending]), given, scope ?? null]
+  const context = [list.name, path, order.map(({ name, descending }) => [name, descending]), given, scope ?? null]
 
   const filtered = given.reduce((rows, [name, value]) => {
     const condition = list.declaration.filters[name]?.where(value as never)
