@@ -36,12 +36,10 @@ const roleExample = {
   updated_at: '2026-01-20T10:00:00.000Z',
 }
 
-const permission = z
-  .object({ resource: z.string(), permission: z.string() })
-  .meta({
-    description: 'What may be done (`type:action`, also the scope) at which resource',
-    example: permissionExample,
-  })
+const permission = z.object({ resource: z.string(), permission: z.string() }).meta({
+  description: 'What may be done (`type:action`, also the scope) at which resource',
+  example: permissionExample,
+})
 
 /** A role as the API shows one. */
 const roleBody = z

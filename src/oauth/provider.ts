@@ -24,10 +24,11 @@ import { clientSecretMatches } from './clients.ts'
 import { endpoints } from './endpoints.ts'
 import { loadGrant } from './grants.ts'
 import { openJwtAccessTokens } from './jwt-access-tokens.ts'
-import { openOutgoing, type OutgoingFetch } from './outgoing.ts'
+import { meteredProvider, type TakeFromPlan } from './limits.ts'
+import { openOutgoing, type OutgoingFetch } from '../http/outgoing.ts'
 import { claimsOfScopes, describeResource, findDefaultResource, openidScopes } from './scopes.ts'
 import { openStore, type Store } from './store.ts'
-import { answerInTransaction } from './token-endpoint.ts'
+import { answerInTransaction, findIssued, type TokenKind } from './token-endpoint.ts'
 import { requestDb } from './token-transaction.ts'
 
 /** The pages that the provider itself must show. */
@@ -86,6 +87,11 @@ export interface OAuthParts {
   readonly secretRing: SecretRing
   readonly pages: ProviderPages
   readonly log: Logger
+  readonly takeFromPlan: TakeFromPlan
+  /** told of each request that a plan turned away, for the metrics */
+  readonly onRefused?: (limit: string) => void
+  /** told of each token that was issued, for the metrics */
+  readonly onTokenIssued?: (grantType: string, kind: TokenKind) => void
 }
 
 const idTokenSeconds = 3_600
@@ -120,6 +126,10 @@ export function openOAuth(parts: OAuthParts): OAuth {
     setCaching(ctx, config.jwksMaxAgeSeconds)
     allowFormPost(ctx as unknown as KoaContextWithOIDC)
     answerUnavailable(ctx)
+    if (parts.onTokenIssued !== undefined) {
+      const { grantType, kinds } = findIssued(ctx as unknown as KoaContextWithOIDC)
+      for (const kind of kinds) parts.onTokenIssued(grantType, kind)
+    }
   }
 
   return {
@@ -176,7 +186,7 @@ function answerUnavailable(ctx: Context): void {
 }
 
 function createProvider(
-  { config, database, keyRing, secretRing, pages }: OAuthParts,
+  { config, database, keyRing, secretRing, pages, takeFromPlan, onRefused }: OAuthParts,
   directory: ClientDirectory,
   store: Store,
   fetch: OutgoingFetch,
@@ -336,7 +346,8 @@ function createProvider(
     },
   }
 
-  const provider = new Provider(config.issuer, configuration)
+  const MeteredProvider = meteredProvider(takeFromPlan, onRefused)
+  const provider = new MeteredProvider(config.issuer, configuration)
   adjust(provider, directory, store)
   return provider
 }
@@ -375,6 +386,12 @@ function adjust(provider: Provider, directory: ClientDirectory, store: Store): v
       if (error instanceof errors.LoginRequired) Object.assign(this, { destroyed: true })
       throw error
     }
+  }
+  // Somebody's session ends in token-endpoint.ts: with its families and the revocation, or not at all.
+  const destroy = Reflect.get(provider.Session.prototype, 'destroy')
+  provider.Session.prototype.destroy = async function destroyIfNobodys() {
+    if (this.accountId === undefined) return destroy.call(this)
+    Object.assign(this, { destroyed: true })
   }
   // One INSERT decides; the default looks first and writes later, so that parallel replays pass.
   Object.defineProperty(provider.ReplayDetection, 'unique', {
