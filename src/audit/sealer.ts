@@ -45,9 +45,11 @@ export interface SealerSettings {
 }
 
 type Page =
-  | { readonly outcome: 'sealed'; readonly mayBeMore: boolean; readonly head: string }
-  /** there are none, or another process is at it */
-  | { readonly outcome: 'nothing to do' }
+  | { readonly outcome: 'sealed'; readonly rows: number; readonly head: string }
+  /** the one row is sealed that says so */
+  | { readonly outcome: 'begun anew'; readonly head: string }
+  | { readonly outcome: 'nothing to seal' }
+  | { readonly outcome: 'another is at it' }
   | { readonly outcome: 'head in doubt' }
 
 /**
@@ -72,18 +74,20 @@ export function startSealing({
     while (!stopped.signal.aborted) {
       const isPatient = inDoubtSince === undefined || performance.now() - inDoubtSince < patienceMs
       const page = await sealPage(db, { keys: keys(), knownHead: head, whenInDoubt: isPatient ? 'wait' : 'go on' })
-      if (page.outcome === 'nothing to do') return
+      if (page.outcome === 'another is at it') return
       if (page.outcome === 'head in doubt') {
         if (inDoubtSince === undefined) log.warn('the head of the audit record is not one that this process knows')
         inDoubtSince ??= performance.now()
         return
       }
-      if (inDoubtSince !== undefined && !isPatient) {
+      if (page.outcome === 'begun anew') {
         log.error('the audit record was changed by somebody else: run `latchkey audit verify`')
       }
       inDoubtSince = undefined
+      // Or another process has sealed everything, who was in no doubt.
+      if (page.outcome === 'nothing to seal') return
       head = page.head
-      if (!page.mayBeMore) return
+      if (page.outcome === 'sealed' && page.rows < pageSize) return
       // Let waiting requests through.
       await nextTurn()
     }
@@ -134,10 +138,10 @@ async function sealPage(db: Db, { keys, knownHead, whenInDoubt }: PageSettings):
     .where('sequence', 'is', null)
     .limit(1)
     .executeTakeFirst()
-  if (waiting === undefined) return { outcome: 'nothing to do' }
+  if (waiting === undefined) return { outcome: 'nothing to seal' }
 
   return db.transaction().execute(async (trx): Promise<Page> => {
-    if (!(await tryLockChain(trx))) return { outcome: 'nothing to do' }
+    if (!(await tryLockChain(trx))) return { outcome: 'another is at it' }
     // Read after the lock was taken, so that everything the last holder wrote is seen.
     const stored = await findStoredHead(trx)
     const last = await trx
@@ -169,7 +173,7 @@ async function sealPage(db: Db, { keys, knownHead, whenInDoubt }: PageSettings):
         : // Sealed before any other row, and alone: without it there is no chain that begins anew.
           unsealed.where('action', '=', brokenChainAction).orderBy('id', 'desc').limit(1)
     ).execute()
-    if (rows.length === 0) return { outcome: 'nothing to do' }
+    if (rows.length === 0) return { outcome: 'nothing to seal' }
 
     let sequence = isOurs ? stored.sequence : lastSequence
     let hash = isOurs ? stored.hash : (last?.hash ?? firstPreviousHash)
@@ -188,7 +192,8 @@ async function sealPage(db: Db, { keys, knownHead, whenInDoubt }: PageSettings):
     if (Number(numAffectedRows) !== links.length)
       throw new Error('audit rows were changed while they were being sealed')
     await storeHead(trx, { sequence, hash, seal: sealHead(key, { sequence, hash }) })
-    return { outcome: 'sealed', mayBeMore: !isOurs || rows.length === pageSize, head: nameHead({ sequence, hash }) }
+    const head = nameHead({ sequence, hash })
+    return isOurs ? { outcome: 'sealed', rows: rows.length, head } : { outcome: 'begun anew', head }
   })
 }
 
