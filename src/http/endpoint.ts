@@ -84,9 +84,9 @@ export interface EndpointRequest<P, Q, B, R extends Responses> {
    * What the patch makes of the present document, checked as a whole.
    * @throws Problem VALIDATION_ERROR, or CONFLICT for an operation that does not fit the document
    */
-  patched(current: object): B
+  readonly patched: (current: object) => B
   /** Runs the change in one transaction, and has its answer checked and kept there. To be called once. */
-  write<T extends ReplyOf<R>>(change: (trx: Trx, actor: Actor) => Promise<T>): Promise<T>
+  readonly write: <T extends ReplyOf<R>>(change: (trx: Trx, actor: Actor) => Promise<T>) => Promise<T>
 }
 
 /** Since when, and until when. */
@@ -145,7 +145,7 @@ export type ErasedReply = {
 } & ReplyMembers
 
 export interface ErasedRequest extends Omit<EndpointRequest<unknown, unknown, unknown, Responses>, 'write'> {
-  write(change: (trx: Trx, actor: Actor) => Promise<ErasedReply>): Promise<ErasedReply>
+  readonly write: (change: (trx: Trx, actor: Actor) => Promise<ErasedReply>) => Promise<ErasedReply>
 }
 
 /**
@@ -153,10 +153,10 @@ export interface ErasedRequest extends Omit<EndpointRequest<unknown, unknown, un
  *
  * @param more the row's `version`, and headers
  */
-export function reply<const S extends number, B, M extends ReplyMembers>(
+export function reply<const S extends number, B>(
   status: S,
   body: B,
-  more?: M,
+  more?: ReplyMembers,
 ): { readonly status: S; readonly body: B } & ReplyMembers {
   return { status, body, ...more }
 }

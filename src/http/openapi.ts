@@ -3,7 +3,7 @@
  * Refusals that follow from an endpoint's parts (a scope, a body, a version) are documented by those parts.
  */
 import { z } from 'zod'
-import { createDocument, type ZodOpenApiOperationObject, type ZodOpenApiPathsObject } from 'zod-openapi'
+import { createDocument, type ZodOpenApiOperationObject } from 'zod-openapi'
 import { problemCatalogue, toProblemBody, Problem, type ProblemCode } from '../problems.ts'
 import type { ApiVersion } from './api-version.ts'
 import type { Endpoint } from './endpoint.ts'
@@ -44,7 +44,7 @@ export function describeApi(api: ApiDescription): OpenApiDocument {
       servers: [{ url: api.issuer }],
       externalDocs: { url: `${api.issuer}/docs/errors`, description: 'Every error code, and what to do' },
       tags: Object.entries(api.tags).map(([name, description]) => ({ name, description })),
-      paths: paths as ZodOpenApiPathsObject,
+      paths,
       components: {
         schemas: { Error: errorBody },
         responses: describeRefusals(api.issuer) as never,
@@ -113,7 +113,7 @@ function describeOperation(endpoint: Endpoint): ZodOpenApiOperationObject {
       ...Object.fromEntries(
         refusalsOf(endpoint).map((status) => [status, { $ref: `#/components/responses/${status}` }]),
       ),
-    } as ZodOpenApiOperationObject['responses'],
+    },
   }
 }
 

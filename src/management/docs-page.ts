@@ -46,7 +46,10 @@ export function docsPage({ issuer, resource }: { readonly issuer: string; readon
   return async function docsPage(ctx, next) {
     const isPage = ctx.path === '/docs' || ctx.path === '/docs/'
     const file = served.get(ctx.path)
-    if ((!isPage && file === undefined) || (ctx.method !== 'GET' && ctx.method !== 'HEAD')) return void (await next())
+    if ((!isPage && file === undefined) || (ctx.method !== 'GET' && ctx.method !== 'HEAD')) {
+      await next()
+      return
+    }
     ctx.state['endpoint'] = isPage ? '/docs' : '/docs/(file)'
     if (folder === undefined) {
       throw new Problem(

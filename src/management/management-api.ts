@@ -71,8 +71,8 @@ export function openManagementApi(parts: ManagementApiParts): ManagementApi {
     db: database.db,
     issuer,
     audience: resource,
-    keys: keyRing.publicJwks,
-    onKeysChange: keyRing.onChange,
+    keys: () => keyRing.publicJwks(),
+    onKeysChange: (listener) => keyRing.onChange(listener),
     resourceMetadata: `${issuer}${metadataPath}`,
   })
   const authenticate = openCallers({ db: database.db, guard, directory: oauth.directory, resource })
@@ -114,7 +114,7 @@ function listEndpoints(parts: ManagementApiParts): readonly Endpoint[] {
   return [
     ...userRoutes(parts),
     ...roleRoutes({ cursors }),
-    ...sessionRoutes({ cursors, provider: oauth.provider, onUnreachable }),
+    ...sessionRoutes({ cursors, provider: () => oauth.provider(), onUnreachable }),
     ...clientRoutes({ cursors }),
     ...resourceRoutes({ issuer: config.issuer, cursors }),
     ...keyRoutes({ encryption, rsaBits, publishAheadSeconds }),

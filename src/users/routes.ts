@@ -250,7 +250,7 @@ export function userRoutes({ passwords, attributes, cursors, provePassword }: Us
             userId: params.user_id,
             expectedVersions,
             to: (before) => onlyOwn(caller, before, { ...body, is_active: body.is_active ?? before.is_active }),
-            parseAttributes: attributes.parse,
+            parseAttributes: (given) => attributes.parse(given),
           })
           return reply(200, describeUser(user), { version: user.row_version })
         })
@@ -276,7 +276,7 @@ export function userRoutes({ passwords, attributes, cursors, provePassword }: Us
             userId: params.user_id,
             expectedVersions,
             to: (before) => onlyOwn(caller, before, patched(before)),
-            parseAttributes: attributes.parse,
+            parseAttributes: (given) => attributes.parse(given),
           })
           return reply(200, describeUser(user), { version: user.row_version })
         })
