@@ -5,11 +5,13 @@ import {
   clientTypes,
   createClient,
   defaultSecretOverlapSeconds,
+  deleteClient,
   disableClient,
   enableClient,
   getClient,
   listClients,
   revokeClientSecret,
+  revokeEverythingOfClient,
   rotateClientSecret,
   setClientPermissions,
   type Client,
@@ -161,6 +163,34 @@ export function addClients(program: Command, { io, actor, withDatabase }: Comman
   }
 
   clients
+    .command('revoke')
+    .description('end everything that an application was given, at once; it may ask again')
+    .argument('<client_id>')
+    .option('--reason <words>', 'for the audit record', 'revoked by an operator')
+    .option('--json', 'print JSON')
+    .action(async (id: string, { reason, json }: { reason: string; json?: true }) => {
+      if (reason.length > 200) throw new UsageError('--reason must be 200 characters at most')
+      const { client, families } = await withDatabase(({ db }) =>
+        db.transaction().execute((trx) => revokeEverythingOfClient(trx, actor, { id, reason })),
+      )
+      if (json) printJson(io, { client_id: client.id, ended: { grants: families } })
+      else io.err(`All tokens of ${client.id} have ended, and ${families} grants.`)
+    })
+
+  clients
+    .command('delete')
+    .description('remove an application; its tokens end at once, and its id is free again')
+    .argument('<client_id>')
+    .option('--yes', 'really')
+    .option('--json', 'print JSON')
+    .action(async (id: string, { yes, json }: { yes?: true; json?: true }) => {
+      if (!yes) throw new UsageError('this removes its secrets and what people agreed to: confirm it with --yes')
+      await withDatabase(({ db }) => db.transaction().execute((trx) => deleteClient(trx, actor, { id })))
+      if (json) printJson(io, { client_id: id, deleted: true })
+      else io.err(`${id} is removed; its tokens have ended.`)
+    })
+
+  clients
     .command('rotate-secret')
     .description('make a new secret, shown this once; the present one is accepted a while longer')
     .argument('<client_id>')
@@ -186,7 +216,7 @@ export function addClients(program: Command, { io, actor, withDatabase }: Comman
 
   clients
     .command('revoke-secret')
-    .description('stop accepting one secret at once')
+    .description('stop accepting one secret at once, for it may be known to others; access tokens end too')
     .argument('<client_id>')
     .argument('<secret_id>', 'as `clients show` prints it')
     .option('--json', 'print JSON')
@@ -195,7 +225,7 @@ export function addClients(program: Command, { io, actor, withDatabase }: Comman
         db.transaction().execute((trx) => revokeClientSecret(trx, actor, { id, secret_id })),
       )
       if (json) printJson(io, client)
-      else io.err(`${secret_id} is no longer accepted.`)
+      else io.err(`${secret_id} is no longer accepted; access tokens have ended.`)
     })
 
   clients

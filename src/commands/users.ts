@@ -14,6 +14,7 @@ import {
   findUser,
   findUserByLogin,
   listUsers,
+  revokeEverythingOfUser,
   setPassword,
   type User,
 } from '../users/users.ts'
@@ -113,7 +114,7 @@ export function addUsers(program: Command, context: CommandContext): void {
     .option('--reason <words>', 'for the audit record')
     .option('--json', 'print JSON')
     .action(async (name: string, { reason, json }: { reason?: string; json?: true }) => {
-      if (reason !== undefined && reason.length > 200) throw new UsageError('--reason must be 200 characters at most')
+      refuseLong(reason)
       const user = await withDatabase(({ db }) =>
         db.transaction().execute(async (trx) => {
           const { id } = await findUserByName(trx, name)
@@ -122,6 +123,29 @@ export function addUsers(program: Command, context: CommandContext): void {
       )
       if (json) printJson(io, user)
       else io.err(`${user.email} is shut out; sessions and tokens have ended.`)
+    })
+
+  users
+    .command('revoke')
+    .description('sign a person out everywhere: sessions, grants and tokens end at once; they may sign in again')
+    .argument('<user>', 'an id or an email address')
+    .option('--reason <words>', 'for the audit record', 'revoked by an operator')
+    .option('--consents', 'forget as well what they agreed to')
+    .option('--json', 'print JSON')
+    .action(async (name: string, options: { reason: string; consents?: true; json?: true }) => {
+      const { reason, json } = options
+      refuseLong(reason)
+      const { user, ended } = await withDatabase(({ db }) =>
+        db.transaction().execute(async (trx) => {
+          const { id } = await findUserByName(trx, name)
+          return revokeEverythingOfUser(trx, actor, { userId: id, reason, consents: options.consents === true })
+        }),
+      )
+      if (json) printJson(io, { id: user.id, email: user.email, ended })
+      else {
+        const consents = options.consents === true ? `, ${ended.consents} consents forgotten` : ''
+        io.err(`${user.email} is signed out: ${ended.sessions} sessions and ${ended.grants} grants ended${consents}.`)
+      }
     })
 
   users
@@ -188,6 +212,10 @@ export function addUsers(program: Command, context: CommandContext): void {
         io.err(`${user.email} may: ${permissions.map(writePermission).join(' ') || 'nothing'}`)
       }
     })
+}
+
+function refuseLong(reason: string | undefined): void {
+  if (reason !== undefined && reason.length > 200) throw new UsageError('--reason must be 200 characters at most')
 }
 
 /** @throws CommandFailed when there is nobody with that id or address */

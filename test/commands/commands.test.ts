@@ -26,6 +26,9 @@ eachDatabase((open) => {
         [['roles', 'grant', 'editor', 'models:read'], /write type:action@resource/],
         [['resources', 'delete', api], /--yes/],
         [['roles', 'delete', 'editor'], /--yes/],
+        [['clients', 'delete', 'x'], /--yes/],
+        [['users', 'revoke', 'x', '--reason', 'x'.repeat(201)], /--reason must be 200 characters/],
+        [['clients', 'revoke', 'x', '--reason', 'x'.repeat(201)], /--reason must be 200 characters/],
         [['users', 'create', 'a@example.com', '--attribute', 'clearance'], /write name=value/],
         [['users', 'create', 'a@example.com', '--password-stdin', '--generate-password'], /exclude each other/],
         [['calibrate', '--target-ms', '1'], /from 10 to 5000/],
@@ -54,9 +57,12 @@ eachDatabase((open) => {
     it('exits with 1 and one message, without a stack trace', async () => {
       const database = await open()
       const failing: [string[], RegExp][] = [
-        [['clients', 'show', 'nobody'], /^error: There is no client nobody\.$/],
+        [['clients', 'show', 'nobody'], /^error: Client 'nobody' not found$/],
         [['users', 'disable', 'nobody@example.com'], /^error: There is no user nobody@example\.com\.$/],
         [['users', 'disable', 'usr_nobody'], /^error: There is no user usr_nobody\.$/],
+        [['users', 'revoke', 'usr_nobody'], /^error: There is no user usr_nobody\.$/],
+        [['clients', 'revoke', 'nobody'], /^error: Client 'nobody' not found$/],
+        [['clients', 'delete', 'nobody', '--yes'], /^error: Client 'nobody' not found$/],
         [['roles', 'assign', 'editor', 'usr_nobody'], /^error: There is no user usr_nobody\.$/],
         [['resources', 'create', 'not a uri'], /^error: id: must be an absolute URI/],
         [['clients', 'create', 'x', '--type', 'web'], /^error: redirect_uris: must have a member/],
@@ -147,6 +153,37 @@ eachDatabase((open) => {
       ])
     })
 
+    it('signs a person out everywhere, and forgets what they agreed to when that is asked', async () => {
+      const database = await open()
+      const { id: user_id } = await json<{ id: string }>(database, ['users', 'create', 'a@example.com'])
+      const { id: client_id } = await json<Client>(database, ['clients', 'create', 'x', '--type', 'machine'])
+      const expires_at = new Date(Date.now() + 60_000)
+      const artifacts = ['Session', 'Grant', 'Grant'].map((kind, i) => ({
+        kind,
+        id: `${kind} ${i}`,
+        user_id,
+        payload: '{}',
+        expires_at,
+      }))
+      await database.db.insertInto('artifacts').values(artifacts).execute()
+      await database.db.insertInto('consents').values({ user_id, client_id, resource: '', scope: 'email' }).execute()
+      const revoke = ['users', 'revoke', 'a@example.com', '--reason', 'a stolen laptop']
+      expect(await json(database, revoke)).toEqual({
+        id: user_id,
+        email: 'a@example.com',
+        ended: { sessions: 1, grants: 2, consents: 0 },
+      })
+      expect(await json(database, [...revoke, '--consents'])).toMatchObject({
+        ended: { sessions: 0, grants: 0, consents: 1 },
+      })
+      const last = await database.db.selectFrom('audit_events').selectAll().orderBy('id', 'desc').executeTakeFirst()
+      expect(last).toMatchObject({
+        action: 'user.access-revoked',
+        actor_id: 'ada',
+        details: { reason: 'a stolen laptop', consents: 1 },
+      })
+    })
+
     it('lists a page at a time, and says where the next begins', async () => {
       const database = await open()
       for (const name of ['a', 'b', 'c']) await latchkey(database, ['users', 'create', `${name}@example.com`])
@@ -210,6 +247,17 @@ eachDatabase((open) => {
       ])
       expect((await on('set-permissions')).permissions).toEqual([])
       expect((await on('revoke-secret', made.secrets[0]?.id ?? '')).secrets).toEqual([])
+    })
+
+    it('ends everything that one was given, and removes one', async () => {
+      const database = await open()
+      const { id } = await json<Client>(database, ['clients', 'create', 'x', '--type', 'machine'])
+      expect(await json(database, ['clients', 'revoke', id])).toEqual({ client_id: id, ended: { grants: 0 } })
+      expect(await json(database, ['clients', 'show', id])).toMatchObject({ status: 'active', token_version: 2 })
+      expect(await json(database, ['clients', 'delete', id, '--yes'])).toEqual({ client_id: id, deleted: true })
+      expect(await latchkey(database, ['clients', 'show', id])).toMatchObject({ exitCode: 1 })
+      const revocations = await database.db.selectFrom('revocations').select(['kind', 'subject']).execute()
+      expect(revocations).toEqual([1, 2].map(() => ({ kind: 'client', subject: id })))
     })
 
     it('lets no name move the cursor or colour the terminal', async () => {
