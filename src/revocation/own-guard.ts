@@ -48,7 +48,10 @@ function build({ db, issuer, audience, keys, resourceMetadata }: OwnGuardParts):
     audience,
     resourceMetadata: resourceMetadata ?? false,
     cacheEntries: 1_000,
-    revocation: { check: async (claims) => ((await isRevoked(db, revocable(claims))) ? 'revoked' : 'active') },
+    revocation: {
+      // With the key's name: this process may hear a moment late that it is published no more.
+      check: async (claims, { kid }) => ((await isRevoked(db, { ...revocable(claims), kid })) ? 'revoked' : 'active'),
+    },
   })
 }
 
