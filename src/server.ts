@@ -33,7 +33,7 @@ import { openViews } from './login/render.ts'
 import { loginRoutes } from './login/routes.ts'
 import { provePassword } from './login/sign-in.ts'
 import { openThrottle } from './login/throttle.ts'
-import { openManagementApi } from './management/management-api.ts'
+import { openManagementApi, type ManagementApi } from './management/management-api.ts'
 import { openMeter } from './metering/meter.ts'
 import { openMetrics, type Metrics } from './metering/metrics.ts'
 import { openPlanDirectory } from './metering/plans.ts'
@@ -194,7 +194,7 @@ export async function openServer({ config, log, phase }: ServerParts): Promise<O
       problemResponse({ issuer: config.issuer, log, renderError: (shown) => views.error(shown), methods, oauthPaths }),
       health({ phase, ping: (timeoutMs) => database.ping(timeoutMs) }), //  /health…  /version
       deadline({ edgeSeconds: config.edgeTimeoutSeconds, log }),
-      cors({ appliesTo: isApiPath, isRegisteredOrigin: origins.isRegisteredOrigin }),
+      cors({ appliesTo: apiPaths(management.document), isRegisteredOrigin: origins.isRegisteredOrigin }),
       signals.routes.routes(), //  /.well-known/ssf-configuration  /ssf/…  (in front of overload: its polls wait for long)
       signals.routes.allowedMethods(),
       overload(config.maxRequestsUnderWay),
@@ -269,9 +269,13 @@ async function warnWhenFast(workFactor: WorkFactor, targetMs: number, log: Logge
   )
 }
 
-/** What programs in browsers may call; the protocol's endpoints have the rule of their own client. */
-function isApiPath(path: string): boolean {
-  return /^\/v1(\/|$)/.test(path) || path === '/openapi.json'
+/**
+ * What programs in browsers may call: the API, its paths without a version, and its description. The protocol's
+ * endpoints have the rule of their own client.
+ */
+function apiPaths({ paths }: ManagementApi['document']): (path: string) => boolean {
+  const nouns = new Set(Object.keys(paths ?? {}).map((path) => path.split('/')[2]))
+  return (path) => /^\/v\d+(\/|$)/.test(path) || path === '/openapi.json' || nouns.has(path.split('/')[1])
 }
 
 /** Where programs ask, and read errors as RFC 6749 writes them. */

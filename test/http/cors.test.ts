@@ -237,10 +237,28 @@ describe('the whole server', () => {
     expect([allowed.status, allowed.headers.get('access-control-allow-origin')]).toEqual([204, origin])
     const foreign = await preflight(`${provider.issuer}/v1/users`, 'https://evil.example')
     expect([foreign.status, allowing(foreign)]).toEqual([204, []])
-    const refused = await fetch(`${provider.issuer}/v1/users`, { headers: { Origin: origin } })
-    expect(refused.status).toBeGreaterThanOrEqual(400)
-    expect(refused.headers.get('access-control-allow-origin')).toBe(origin)
-    expect(list(refused.headers.get('access-control-expose-headers'))).toContain('www-authenticate')
+    for (const path of ['/v1/users', '/users', '/v1/nothing', '/openapi.json']) {
+      const refused = await fetch(provider.issuer + path, { headers: { Origin: origin } })
+      const status = path === '/openapi.json' ? 200 : path === '/v1/nothing' ? 404 : 401
+      expect([path, refused.status, refused.headers.get('access-control-allow-origin')]).toEqual([path, status, origin])
+      expect(list(refused.headers.get('access-control-expose-headers'))).toContain('www-authenticate')
+    }
+  })
+
+  it('and no longer once their client is disabled', async () => {
+    const { db } = provider.database
+    const allowed = async () => allowing(await preflight(`${provider.issuer}/v1/users`, 'https://app.example'))
+    await db.transaction().execute((trx) =>
+      createClient(trx, operator, {
+        type: 'spa',
+        id: 'app',
+        name: 'App',
+        redirect_uris: ['https://app.example/callback'],
+      }),
+    )
+    await expect.poll(allowed).not.toEqual([])
+    await db.transaction().execute((trx) => disableClient(trx, operator, { id: 'app' }))
+    await expect.poll(allowed).toEqual([])
   })
 
   it('and nobody its pages', async () => {
