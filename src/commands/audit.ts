@@ -131,7 +131,7 @@ function describeActor({ actor }: AuditEventDescription): string {
 }
 
 async function findKeys(db: Db, { config }: CommandContext): Promise<Buffer[]> {
-  const encryption = openKeyEncryption({ config, log: pino({ level: 'silent' }) })
+  const encryption = () => openKeyEncryption({ config, log: pino({ level: 'silent' }) })
   return findSecrets(db, { purpose: 'audit', encryption })
 }
 

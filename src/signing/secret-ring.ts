@@ -132,15 +132,18 @@ export async function openSecretRing({
 
 /**
  * Every secret to accept for a purpose, the current one first, for a command, which needs them once.
+ * @param input.encryption opened only when there is something to open: in development that may make a key
  * @returns none where no server has started yet
  * @throws KeyEncryptionError when a secret cannot be opened
  */
 export async function findSecrets(
   db: Db,
-  { purpose, encryption }: { purpose: SecretPurpose; encryption: KeyEncryption },
+  { purpose, encryption }: { purpose: SecretPurpose; encryption: () => KeyEncryption },
 ): Promise<Buffer[]> {
   const rows = await selectLive(db).where('purpose', '=', purpose).execute()
-  return rows.map((row) => encryption.open(secretRow(row.purpose, row.id), row.sealed_value))
+  if (rows.length === 0) return []
+  const opened = encryption()
+  return rows.map((row) => opened.open(secretRow(row.purpose, row.id), row.sealed_value))
 }
 
 function selectLive(db: Db) {

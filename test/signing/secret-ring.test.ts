@@ -115,7 +115,8 @@ eachDatabase((open) => {
 
   it('gives a command the secrets that a server has, and none before there was one', async () => {
     const database = await open()
-    const find = (under: string) => findSecrets(database.db, { purpose: 'audit', encryption: encryptionUnder(under) })
+    const find = (under: string) =>
+      findSecrets(database.db, { purpose: 'audit', encryption: () => encryptionUnder(under) })
     expect(await find('1')).toEqual([])
     const ring = await openTestSecretRing(database)
     const old = ring.current('audit')
