@@ -10,6 +10,7 @@ import { pino } from 'pino'
 import { systemActor } from '../../src/audit/audit.ts'
 import { openDatabase } from '../../src/database/database.ts'
 import { migrate } from '../../src/database/migrate.ts'
+import { putPlan, setClientPlan } from '../../src/metering/plans.ts'
 import { createClient } from '../../src/oauth/clients.ts'
 import { createResource } from '../../src/oauth/resources.ts'
 import { startPostgres } from '../../test/support/postgres.ts'
@@ -18,6 +19,12 @@ import { startLatchkey, waitUntilReady, type BenchProcess } from './processes.ts
 
 export const resource = 'https://models.example.com'
 const permissions = ['models:read', 'models:write']
+/** Counted, and never used up. */
+const plan = {
+  name: 'Measurement',
+  throttle: { rateLimit: 1_000_000, burstLimit: 1_000_000 },
+  quota: { limit: 1_000_000_000, period: 'DAY' },
+} as const
 
 export interface BenchDatabase {
   readonly url: string
@@ -54,6 +61,9 @@ export async function startBenchDatabase(): Promise<BenchDatabase> {
       LATCHKEY_DATA_DIR: folder,
       LATCHKEY_KEYS_DIR: folder,
       LATCHKEY_DRAIN_SECONDS: '0',
+      // Counted as in production, and never refused: all load comes from one network.
+      LATCHKEY_NETWORK_RATE_PER_SECOND: '1000000',
+      LATCHKEY_NETWORK_RATE_BURST: '1000000',
       HOST: '127.0.0.1',
     },
     createMachine: (id) =>
@@ -65,6 +75,8 @@ export async function startBenchDatabase(): Promise<BenchDatabase> {
           default_resource: resource,
           permissions: permissions.map((permission) => ({ resource, permission })),
         })
+        await putPlan(trx, systemActor, plan)
+        await setClientPlan(trx, systemActor, { client_id: id, plan: plan.name })
         return { client_id: id, client_secret: secret }
       }),
     async remove() {

@@ -16,6 +16,7 @@ import { HashingOverloaded } from '../users/hashing-gate.ts'
 import { BlocklistError } from '../users/password-blocklist.ts'
 import { WorkFactorError } from '../users/work-factor.ts'
 import { addAudit } from './audit.ts'
+import { addApiKeys } from './api-keys.ts'
 import { addCalibrate } from './calibrate.ts'
 import { addClients } from './clients.ts'
 import {
@@ -30,8 +31,10 @@ import { addConfig } from './config.ts'
 import { ControlSocketError } from './control-socket.ts'
 import { addKeys } from './keys.ts'
 import { addMigrate } from './migrate.ts'
+import { addPlans } from './plans.ts'
 import { addResources } from './resources.ts'
 import { addRoles } from './roles.ts'
+import { addSignals } from './signals.ts'
 import { addUsers } from './users.ts'
 
 /** What can be asked of a running server as well as done alone. */
@@ -43,8 +46,11 @@ const everywhere: readonly AddCommand[] = [
   addClients,
   addResources,
   addRoles,
+  addPlans,
+  addApiKeys,
   addKeys,
   addAudit,
+  addSignals,
 ]
 
 /**

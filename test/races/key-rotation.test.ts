@@ -4,7 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { createLocalJWKSet, jwtVerify, type JSONWebKeySet } from 'jose'
 import { describe, expect, it } from 'vitest'
 import type { DemoData } from '../../src/demo/demo-data.ts'
-import { createDatabase, hasPostgres } from '../support/databases.ts'
+import { createDatabase, hasPostgres, liftPlans } from '../support/databases.ts'
 import { cheapestWorkFactor } from '../support/provider.ts'
 import { startServer } from '../support/server-process.ts'
 import { obtainTokens, postForm } from '../support/user-agent.ts'
@@ -16,6 +16,7 @@ describe.runIf(hasPostgres())('two servers under load', () => {
     async () => {
       const database = await createDatabase('postgres')
       const first = await startServer({ database, environment: cheapestWorkFactor })
+      await liftPlans(database)
       const environment = { ...cheapestWorkFactor, LATCHKEY_ISSUER: first.url }
       const second = await startServer({ database, environment })
       const demo = JSON.parse(await readFile(join(database.dataDir, 'demo.json'), 'utf8')) as DemoData

@@ -6,7 +6,7 @@ import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { DemoData } from '../../src/demo/demo-data.ts'
-import { createDatabase } from '../support/databases.ts'
+import { createDatabase, liftPlans } from '../support/databases.ts'
 import { cheapestWorkFactor } from '../support/provider.ts'
 import { startServer, type ServerProcess } from '../support/server-process.ts'
 import { authorizationRequest, completeSignIn, obtainTokens, postForm, UserAgent } from '../support/user-agent.ts'
@@ -28,6 +28,7 @@ export async function killWhileIssuing(rounds: number): Promise<Tally> {
   const database = await createDatabase('postgres')
   const environment = { ...cheapestWorkFactor, LOG_LEVEL: 'warn' }
   const stable = await startServer({ database, environment })
+  await liftPlans(database)
   const demo = JSON.parse(await readFile(join(database.dataDir, 'demo.json'), 'utf8')) as DemoData
   const tally: Tally = { kills: 0, unknownOutcomes: 0, familiesLost: 0, familiesTorn: 0, codesSpentTwice: 0 }
   const startVictim = () => startServer({ database, environment: { ...environment, LATCHKEY_ISSUER: stable.url } })

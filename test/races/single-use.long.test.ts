@@ -3,7 +3,7 @@ import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { beforeAll, describe, expect, it } from 'vitest'
 import type { DemoData } from '../../src/demo/demo-data.ts'
-import { createDatabase, hasPostgres } from '../support/databases.ts'
+import { createDatabase, hasPostgres, liftPlans } from '../support/databases.ts'
 import { cheapestWorkFactor } from '../support/provider.ts'
 import { startServer, type ServerProcess } from '../support/server-process.ts'
 import { authorizationRequest, completeSignIn, obtainTokens, postForm, UserAgent } from '../support/user-agent.ts'
@@ -18,6 +18,7 @@ describe.runIf(hasPostgres())('over two processes on one PostgreSQL', () => {
   beforeAll(async () => {
     const database = await createDatabase('postgres')
     const first = await startServer({ database, environment: cheapestWorkFactor })
+    await liftPlans(database)
     issuer = first.url
     servers = [first, await startServer({ database, environment: { ...cheapestWorkFactor, LATCHKEY_ISSUER: issuer } })]
     demo = JSON.parse(await readFile(join(database.dataDir, 'demo.json'), 'utf8')) as DemoData

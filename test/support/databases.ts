@@ -81,6 +81,12 @@ export function openLocation(location: DatabaseLocation, settings: Partial<Datab
   )
 }
 
+/** Takes all clients of a PostgreSQL off their usage plans, for tests that ask faster than any plan allows. */
+export async function liftPlans({ databaseUrl }: DatabaseLocation): Promise<void> {
+  if (databaseUrl === undefined) throw new Error('an embedded database is open in its server')
+  await runStatement(databaseUrl, 'UPDATE clients SET plan = NULL')
+}
+
 function openerOf(engine: Engine): () => Promise<TestDatabase> {
   const leftOpen = new Set<() => Promise<void>>()
   afterAll(async () => {

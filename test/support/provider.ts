@@ -39,6 +39,8 @@ export interface ProviderOptions {
   readonly environment?: Readonly<Record<string, string>>
   /** another provider's database, to be its second process */
   readonly besides?: TestProvider
+  /** the demo clients stay on their plan; otherwise they are taken off it, since tests ask fast */
+  readonly keepsPlans?: true
 }
 
 /** The provider ends with the test, or, opened in a `beforeAll`, with the last one. */
@@ -55,6 +57,8 @@ export async function openProvider(engine: Engine, options: ProviderOptions = {}
     LATCHKEY_KEYS_DIR: keysDir,
     ...(location.databaseUrl === undefined ? {} : { DATABASE_URL: location.databaseUrl }),
     ...(options.besides === undefined ? {} : { LATCHKEY_ISSUER: options.besides.issuer }),
+    // All tests come from one network, and fast.
+    LATCHKEY_NETWORK_RATE_PER_SECOND: '0',
     ...cheapestWorkFactor,
     ...options.environment,
   })
@@ -67,6 +71,7 @@ export async function openProvider(engine: Engine, options: ProviderOptions = {}
   })
   const log = openLog({ ...config, logFormat: 'json' }, output)
   const server = await openServer({ config, log, phase: () => 'ready' })
+  if (options.keepsPlans !== true) await server.database.db.updateTable('clients').set({ plan: null }).execute()
   const http = createServer(server.handle).listen(port, '127.0.0.1')
   await once(http, 'listening')
   let closing: Promise<void> | undefined

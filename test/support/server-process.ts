@@ -83,6 +83,8 @@ export async function startServer(settings: ServerSettings = {}): Promise<Server
         LATCHKEY_KEYS_DIR: database === undefined ? home : join(inject('temporaryFolder'), `keys-${nameOf(database)}`),
         LATCHKEY_DATA_DIR: database?.dataDir ?? home,
         ...(database?.databaseUrl === undefined ? {} : { DATABASE_URL: database.databaseUrl }),
+        // All tests come from one network, and fast.
+        LATCHKEY_NETWORK_RATE_PER_SECOND: '0',
         ...settings.environment,
       },
     },
