@@ -157,7 +157,7 @@ async function answer(
     mustExist,
     mustNotExist: endpoint.method !== 'GET' && ctx.get('If-None-Match').trim() === '*',
     path: ctx.path,
-    signal: (ctx.state as { signal?: AbortSignal }).signal ?? new AbortController().signal,
+    signal: ctx.state.signal,
     patched: (current) => patched(endpoint, current, json),
     async write(change) {
       if (written !== undefined) throw new Error(`${endpoint.name} writes twice`)
@@ -170,8 +170,9 @@ async function answer(
     },
   }
   try {
-    const seconds = Math.min(endpoint.deadlineSeconds ?? parts.handlerSeconds, parts.handlerSeconds)
-    const reply = await withDeadline(seconds, () => endpoint.handle(request))
+    // The handlers' common deadline stands around it.
+    const { deadlineSeconds = parts.handlerSeconds } = endpoint
+    const reply = await withDeadline(deadlineSeconds, (signal) => endpoint.handle({ ...request, signal }), ctx.state)
     if (claim !== undefined && written === undefined) throw new Error(`${endpoint.name} takes a key and writes nothing`)
     send(ctx, written ?? render(reply), endpoint)
   } catch (error) {

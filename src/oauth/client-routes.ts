@@ -273,7 +273,7 @@ export function clientRoutes({ cursors }: ClientRoutesParts): readonly Endpoint[
       responses: { 200: clientBody },
       async handle({ params, body, expectedVersions, write }) {
         return write(async (trx, actor) => {
-          const client = await changeClient(trx, actor, { id: params.client_id, expectedVersions, to: () => body })
+          const client = await changeClient(trx, actor, { id: params.client_id, expectedVersions, to: () => body, isReplacement: true })
           return reply(200, describeClient(client), { version: client.row_version })
         })
       },

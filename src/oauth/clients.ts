@@ -274,11 +274,11 @@ export function clientDocument(client: Client): ClientDocument {
 }
 
 /**
- * Writes what differs, each as the functions above and below do it. A change that has been made already changes nothing,
- * whatever it is based on (RFC 9110 §13.1.1).
+ * Writes what differs, each as the functions above and below do it.
  *
  * @param input.expectedVersions those that the caller has seen; undefined: any
  * @param input.to the document as it shall be, of what it is: called with the row locked
+ * @param input.isReplacement the whole is written: one that is so already is no lost update (RFC 9110 §13.1.1)
  * @throws Problem as those do, PRECONDITION_FAILED, and AUTHORIZATION_ERROR beyond the actor's own rights
  */
 export async function changeClient(
@@ -288,6 +288,7 @@ export async function changeClient(
     readonly id: string
     readonly expectedVersions?: readonly number[] | undefined
     readonly to: (before: ClientDocument) => ClientDocument
+    readonly isReplacement?: boolean
   },
 ): Promise<Client> {
   const { id } = input
@@ -304,8 +305,10 @@ export async function changeClient(
   const key = ({ resource, permission }: Permission) => JSON.stringify([resource, permission])
   const [had, has] = [new Set(before.permissions?.map(key)), new Set(asked.map(key))]
   const hasOthers = had.size !== has.size || [...has].some((permission) => !had.has(permission))
-  if (changed.length === 0 && !hasOthers && isActive === before.is_active) return row
+  const isSame = changed.length === 0 && !hasOthers && isActive === before.is_active
+  if (isSame && input.isReplacement === true) return row
   requireVersion(input.expectedVersions, row.row_version)
+  if (isSame) return row
   await requireRightsOverClient(trx, actor, id)
   await requireOwnRights(
     trx,

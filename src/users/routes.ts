@@ -249,6 +249,7 @@ export function userRoutes({ passwords, attributes, cursors, provePassword }: Us
           const user = await updateUser(trx, actor, {
             userId: params.user_id,
             expectedVersions,
+            isReplacement: true,
             to: (before) => onlyOwn(caller, before, { ...body, is_active: body.is_active ?? before.is_active }),
             parseAttributes: (given) => attributes.parse(given),
           })

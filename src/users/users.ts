@@ -189,12 +189,16 @@ export interface UpdateUser {
   readonly expectedVersions?: readonly number[] | undefined
   /** the document as it shall be, of what it is: called with the row locked */
   readonly to: (before: UserDocument) => UserDocument
+  /**
+   * The whole is written, not a part that was computed from what was read: one that is so already is no lost update, so it
+   * can be sent again (RFC 9110 §13.1.1).
+   */
+  readonly isReplacement?: boolean
   readonly parseAttributes: (attributes: unknown) => UserAttributes
 }
 
 /**
- * Writes what differs. A change that has been made already changes nothing, whatever it is based on, so that it can be
- * sent again (RFC 9110 §13.1.1). Attributes travel in tokens, so a change of them ends the tokens that say otherwise.
+ * Writes what differs. Attributes travel in tokens, so a change of them ends the tokens that say otherwise.
  *
  * @throws Problem RESOURCE_NOT_FOUND, PRECONDITION_FAILED, VALIDATION_ERROR, CONFLICT when the address is another
  *   person's or the last administrator would be shut out, AUTHORIZATION_ERROR about somebody who may do more
@@ -212,8 +216,9 @@ export async function updateUser(trx: Trx, actor: Actor, input: UpdateUser): Pro
   const changed = (Object.keys(before) as (keyof UserDocument)[]).filter(
     (name) => !isDeepStrictEqual(before[name], after[name]),
   )
-  if (changed.length === 0) return row
+  if (changed.length === 0 && input.isReplacement === true) return row
   requireVersion(input.expectedVersions, row.row_version)
+  if (changed.length === 0) return row
   if (actor.type !== 'user' || actor.id !== userId || changed.includes('is_active')) {
     await requireRightsOver(trx, actor, userId)
   }

@@ -22,7 +22,7 @@ eachDatabase((_open, engine) => {
       expect(headers.get('www-authenticate')).toContain('/.well-known/oauth-protected-resource/v1')
       expect(body.error.code).toBe('AUTHENTICATION_ERROR')
       const metadata = await api.call('/.well-known/oauth-protected-resource/v1', { token: null })
-      expect(metadata.body.resource).toBe(`${api.provider.issuer}/v1`)
+      expect(metadata.body['resource']).toBe(`${api.provider.issuer}/v1`)
     })
 
     it('is a token for another resource', async () => {
@@ -86,7 +86,7 @@ eachDatabase((_open, engine) => {
       const { status, body } = await api.call('/v1/users', { method: 'POST', body: { email: ' TAKEN@Example.org ' } })
       expect([status, body.error.code]).toEqual([409, 'CONFLICT'])
       const other = await create('not-taken')
-      const patched = await api.call(`/v1/users/${other.body.user_id}`, {
+      const patched = await api.call(`/v1/users/${String(other.body['user_id'])}`, {
         method: 'PATCH',
         body: { email: 'taken@example.org' },
       })
@@ -97,7 +97,7 @@ eachDatabase((_open, engine) => {
   it('are created with 201, Location and ETag, and read at that place', async () => {
     const created = await create('carol', { name: 'Carol Chen', password: 'a long enough phrase' })
     const location = created.headers.get('location') ?? ''
-    expect(location).toBe(`/v1/users/${created.body.user_id}`)
+    expect(location).toBe(`/v1/users/${String(created.body['user_id'])}`)
     expect(created.headers.get('cache-control')).toBe('no-store')
     const read = await api.call(location)
     expect(read.status).toBe(200)
@@ -109,9 +109,9 @@ eachDatabase((_open, engine) => {
 
   it('are replaced by PUT: what is left out is gone, but roles and status stay', async () => {
     const { body } = await create('put', { name: 'Put', profile: { given_name: 'P' }, attributes: { clearance: 2 } })
-    await api.call(`/v1/users/${body.user_id}/roles/support`, { method: 'PUT' })
-    await api.call(`/v1/users/${body.user_id}`, { method: 'PATCH', body: { is_active: false } })
-    const replaced = await api.call(`/v1/users/${body.user_id}`, {
+    await api.call(`/v1/users/${String(body['user_id'])}/roles/support`, { method: 'PUT' })
+    await api.call(`/v1/users/${String(body['user_id'])}`, { method: 'PATCH', body: { is_active: false } })
+    const replaced = await api.call(`/v1/users/${String(body['user_id'])}`, {
       method: 'PUT',
       body: { email: 'put.new@example.org' },
     })
@@ -123,16 +123,16 @@ eachDatabase((_open, engine) => {
       attributes: {},
       is_active: false,
     })
-    const roles = await api.call(`/v1/users/${body.user_id}/roles`)
-    expect(roles.body.roles).toEqual(['support'])
+    const roles = await api.call(`/v1/users/${String(body['user_id'])}/roles`)
+    expect(roles.body['roles']).toEqual(['support'])
   })
 
   it('are patched by merge patch and by JSON Patch', async () => {
     const { body } = await create('patch', { name: 'Before', profile: { given_name: 'A', family_name: 'B' } })
-    const path = `/v1/users/${body.user_id}`
+    const path = `/v1/users/${String(body['user_id'])}`
     const merged = await api.call(path, { method: 'PATCH', body: { name: null, profile: { given_name: null } } })
     expect(merged.body).toMatchObject({ name: null, profile: { family_name: 'B' } })
-    expect(merged.body.profile).not.toHaveProperty('given_name')
+    expect(merged.body['profile']).not.toHaveProperty('given_name')
     const operations = [
       { op: 'test', path: '/email', value: 'patch@example.org' },
       { op: 'replace', path: '/name', value: 'After' },
@@ -153,7 +153,7 @@ eachDatabase((_open, engine) => {
       headers: { 'content-type': 'application/json-patch+json' },
     })
     expect(failed.status).toBe(409)
-    expect((await api.call(path)).body.name).toBe('After')
+    expect((await api.call(path)).body['name']).toBe('After')
     const wrong = await api.call(path, {
       method: 'PATCH',
       rawBody: 'name=x',
@@ -167,20 +167,20 @@ eachDatabase((_open, engine) => {
     const person = await api.newPerson('to-be-disabled')
     expect((await api.call('/v1/users/me', { token: person.token })).status).toBe(200)
     const patched = await api.call(`/v1/users/${person.id}`, { method: 'PATCH', body: { is_active: false } })
-    expect(patched.body.is_active).toBe(false)
+    expect(patched.body['is_active']).toBe(false)
     expect((await api.call('/v1/users/me', { token: person.token })).status).toBe(401)
   })
 
   it('are deleted: 204, then 404', async () => {
     const { body } = await create('gone')
-    const path = `/v1/users/${body.user_id}`
+    const path = `/v1/users/${String(body['user_id'])}`
     const deleted = await api.call(path, { method: 'DELETE' })
     expect([deleted.status, deleted.text]).toEqual([204, ''])
     const again = await api.call(path, { method: 'DELETE' })
     expect(again.status).toBe(404)
     expect(again.body.error).toMatchObject({
       resource_type: 'user',
-      resource_id: body.user_id,
+      resource_id: body['user_id'],
       suggestions: ['Use GET /v1/users to list available users', 'Check user_id spelling'],
     })
   })
@@ -188,9 +188,9 @@ eachDatabase((_open, engine) => {
   describe('people and their own record', () => {
     it('read and change their name and profile, by id and as `me`', async () => {
       const { token, id } = api.user
-      expect((await api.call('/v1/users/me', { token })).body.user_id).toBe(id)
+      expect((await api.call('/v1/users/me', { token })).body['user_id']).toBe(id)
       const patched = await api.call(`/v1/users/${id}`, { method: 'PATCH', token, body: { name: 'My own name' } })
-      expect([patched.status, patched.body.name]).toEqual([200, 'My own name'])
+      expect([patched.status, patched.body['name']]).toEqual([200, 'My own name'])
     })
 
     it('change nothing that says who they are or what they may do', async () => {

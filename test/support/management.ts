@@ -57,9 +57,24 @@ export interface Called {
   readonly body: Json
 }
 
-// What an answer holds is looked at member by member, as JavaScript would.
+/** An answer, of which a test looks at single members. */
 export interface Json {
-  readonly [member: string]: Json & string & number & boolean & Json[]
+  readonly [member: string]: unknown
+  /** of refusals */
+  readonly error: {
+    readonly code: string
+    readonly message: string
+    readonly details: readonly { readonly field: string; readonly constraint: string; readonly value?: unknown }[]
+    readonly [member: string]: unknown
+  }
+  /** of lists */
+  readonly pagination: {
+    readonly total: number
+    readonly has_more: boolean
+    readonly next: string | null
+    readonly previous: string | null
+    readonly next_cursor: string | null
+  }
 }
 
 export const allScopes: readonly string[] = managementPermissions.map(([permission]) => permission)
