@@ -1,12 +1,12 @@
 /**
- * How far each stream is. What is to be sent is decided here and by the database alone, so any process can answer any
- * stream, and a crash changes nothing but that something is sent twice.
+ * What each stream is still to be sent. The database alone decides it, so any process can answer any stream, and a crash
+ * changes nothing but that something is sent twice.
  *
  * Revocations are ordered by their transaction and then by their id. Ids alone will not do: one that was drawn early can
  * be committed late. Neither will transactions alone: an old one that is still open can add rows far behind. So a stream
  * has a cursor, below which nothing can be added any more (every transaction before it is over: the snapshot's xmin), and
- * receipts for what has arrived beyond it. What is committed is sent at once, wherever it stands; the cursor follows when
- * it can. An open transaction therefore delays nobody but itself.
+ * receipts for what has arrived beyond it (receipts.ts). What is committed is sent at once, wherever it stands; the cursor
+ * follows when it can. An open transaction therefore delays nobody but itself.
  */
 import { sql, type RawBuilder } from 'kysely'
 import type { Db } from '../database/database.ts'
@@ -79,121 +79,6 @@ const isPending: RawBuilder<boolean> = sql`(
     WHERE a.stream_id = s.stream_id AND a.revocation_id = r.id
       AND (a.retry_at IS NULL OR a.retry_at > clock_timestamp())
   ))`
-
-/** What a receiver says of what it was sent, by `jti`. */
-export interface Receipt {
-  readonly acknowledged: readonly string[]
-  /** It could not make use of these; they are sent again after a while, a few times. */
-  readonly refused?: readonly string[]
-}
-
-/** How often an event may be refused before it counts as received; {@link retryRefusedSeconds} lie between. */
-const mostRefusals = 5
-const retryRefusedSeconds = 30
-
-/**
- * Takes down what has arrived, and moves the cursor as far as it can; without any receipt it does only that. Every
- * statement stands for itself: receipts are only ever added, and the cursor only moves on over what has arrived, so
- * neither a crash between two of them nor another process doing the same can lose anything.
- */
-export async function recordReceipt(
-  db: Db,
-  { streamId, verificationJti }: { readonly streamId: string; readonly verificationJti: string | null },
-  receipt: Receipt,
-): Promise<void> {
-  const acknowledged = new Set(receipt.acknowledged)
-  const refused = new Set(receipt.refused)
-  if (verificationJti !== null && (acknowledged.delete(verificationJti) || refused.delete(verificationJti))) {
-    await sql`
-      UPDATE signal_streams SET verification_jti = NULL, verification_state = NULL
-      WHERE stream_id = ${streamId} AND verification_jti = ${verificationJti}`.execute(db)
-  }
-  if (refused.size > 0)
-    await refuse(
-      db,
-      streamId,
-      [...refused].filter((jti) => !acknowledged.has(jti)),
-    )
-  for (let steps = acknowledged.size + fewestSteps; ; steps = Math.min(4 * steps, mostSteps)) {
-    const walk = await walkOn(db, streamId, acknowledged, Math.min(steps, mostSteps))
-    if (walk.isOver) break
-  }
-  // They are not next to the cursor: something before them has not arrived.
-  if (acknowledged.size > 0) await acknowledgeAhead(db, streamId, [...acknowledged])
-}
-
-const fewestSteps = 20
-const mostSteps = 2_000
-
-/**
- * Moves the cursor over what has arrived, what is being acknowledged, and what is not for this stream, up to the first
- * that is missing or that a transaction which is still open could come before.
- * @param acknowledged what it passes is taken out
- */
-async function walkOn(
-  db: Db,
-  streamId: string,
-  acknowledged: Set<string>,
-  steps: number,
-): Promise<{ readonly isOver: boolean }> {
-  const { rows } = await sql<{ id: number; transaction_id: string; jti: string | null; is_over: boolean }>`
-    SELECT r.id, r.transaction_id::text AS transaction_id, e.jti, (
-      NOT jsonb_exists(s.events_delivered, ${eventTypeOfRow})
-      OR EXISTS (
-        SELECT 1 FROM signal_receipts a
-        WHERE a.stream_id = s.stream_id AND a.revocation_id = r.id AND a.retry_at IS NULL
-      )) AS is_over
-    FROM signal_streams s
-    JOIN revocations r ON (r.transaction_id, r.id) > (s.cursor_transaction_id, s.cursor_id)
-      AND r.transaction_id < pg_snapshot_xmin(pg_current_snapshot()) AND r.expires_at > clock_timestamp()
-    LEFT JOIN security_events e ON e.revocation_id = r.id
-    WHERE s.stream_id = ${streamId}
-    ORDER BY r.transaction_id, r.id LIMIT ${steps}`.execute(db)
-  const missing = rows.findIndex(({ jti, is_over }) => !is_over && (jti === null || !acknowledged.has(jti)))
-  const passed = missing === -1 ? rows : rows.slice(0, missing)
-  const last = passed.at(-1)
-  if (last === undefined) return { isOver: true }
-  await sql`
-    UPDATE signal_streams SET cursor_transaction_id = ${last.transaction_id}::xid8, cursor_id = ${last.id}::bigint
-    WHERE stream_id = ${streamId}
-      AND (cursor_transaction_id, cursor_id) < (${last.transaction_id}::xid8, ${last.id}::bigint)`.execute(db)
-  if (passed.some(({ is_over }) => is_over)) await forgetPassed(db, streamId)
-  for (const { jti } of passed) if (jti !== null) acknowledged.delete(jti)
-  return { isOver: missing !== -1 || rows.length < steps }
-}
-
-async function forgetPassed(db: Db, streamId: string): Promise<void> {
-  await sql`
-    DELETE FROM signal_receipts a USING signal_streams s, revocations r
-    WHERE a.stream_id = ${streamId} AND s.stream_id = a.stream_id AND r.id = a.revocation_id
-      AND (r.transaction_id, r.id) <= (s.cursor_transaction_id, s.cursor_id)`.execute(db)
-}
-
-async function acknowledgeAhead(db: Db, streamId: string, jtis: readonly string[]): Promise<void> {
-  await sql`
-    INSERT INTO signal_receipts (stream_id, revocation_id)
-    SELECT s.stream_id, r.id
-    FROM signal_streams s JOIN security_events e ON e.jti = ANY (${jtis}::text[])
-    JOIN revocations r ON r.id = e.revocation_id
-      AND (r.transaction_id, r.id) > (s.cursor_transaction_id, s.cursor_id)
-    WHERE s.stream_id = ${streamId}
-    ON CONFLICT (stream_id, revocation_id) DO UPDATE SET retry_at = NULL`.execute(db)
-}
-
-async function refuse(db: Db, streamId: string, jtis: readonly string[]): Promise<void> {
-  await sql`
-    INSERT INTO signal_receipts AS a (stream_id, revocation_id, refusals, retry_at)
-    SELECT s.stream_id, r.id, 1, clock_timestamp() + make_interval(secs => ${retryRefusedSeconds}::int)
-    FROM signal_streams s JOIN security_events e ON e.jti = ANY (${jtis}::text[])
-    JOIN revocations r ON r.id = e.revocation_id
-      AND (r.transaction_id, r.id) > (s.cursor_transaction_id, s.cursor_id)
-    WHERE s.stream_id = ${streamId}
-    ON CONFLICT (stream_id, revocation_id) DO UPDATE SET
-      refusals = a.refusals + 1,
-      -- What has arrived has arrived.
-      retry_at = CASE WHEN a.retry_at IS NULL OR a.refusals + 1 >= ${mostRefusals}::int THEN NULL ELSE excluded.retry_at END
-    `.execute(db)
-}
 
 /** How far behind a stream is, as an operator may see it. */
 export interface StreamLag {

@@ -2,8 +2,8 @@
 import { z } from 'zod'
 import type { Db } from '../database/database.ts'
 import { Problem } from '../problems.ts'
-import { recordReceipt } from './deliveries.ts'
-import { getStream, renewStream } from './streams.ts'
+import { recordReceipt, type Receipts } from './receipts.ts'
+import { noStream, renewStream } from './streams.ts'
 import type { Waiting } from './waiting.ts'
 
 /** As many as one answer holds, and as many as it holds when nobody says how many. */
@@ -24,6 +24,12 @@ export const pollSchema = z.object({
     .default({}),
 })
 
+export interface PollParts {
+  readonly db: Db
+  readonly receipts: Receipts
+  readonly waiting: Pick<Waiting, 'next'>
+}
+
 export interface PollAnswer {
   readonly sets: Readonly<Record<string, string>>
   readonly moreAvailable: boolean
@@ -37,7 +43,7 @@ export interface PollAnswer {
  *   another request, SERVICE_UNAVAILABLE
  */
 export async function pollStream(
-  { db, waiting }: { readonly db: Db; readonly waiting: Pick<Waiting, 'next'> },
+  { db, receipts, waiting }: PollParts,
   poll: {
     readonly clientId: string
     readonly streamId: string
@@ -48,22 +54,20 @@ export async function pollStream(
   },
 ): Promise<PollAnswer> {
   const { streamId, request } = poll
-  const stream = await getStream(db, poll.clientId, streamId)
-  if (stream.delivery_method !== 'poll') throw new Problem('CONFLICT', 'The events of this stream are pushed.')
-  await renewStream(db, stream)
   const refused = Object.keys(request.setErrs)
   if (refused.length > 0) poll.onRefused(request.setErrs)
-  const verificationJti = stream.verification_jti
-  if (request.ack.length > 0 || refused.length > 0) {
-    await recordReceipt(db, { streamId, verificationJti }, { acknowledged: request.ack, refused })
-  }
+  const receipt = { acknowledged: request.ack, refused }
+  const stream = await receipts.take({ clientId: poll.clientId, streamId, receipt })
+  if (stream === undefined) throw noStream()
+  if (stream.delivery_method !== 'poll') throw new Problem('CONFLICT', 'The events of this stream are pushed.')
+  await renewStream(db, stream)
   const most = Math.min(request.maxEvents ?? usualEvents, mostEvents)
   // Without room for an event there is nothing to wait for: it is sent to acknowledge (RFC 8936 §2.4.2).
   const holdMs = request.returnImmediately || most === 0 ? 0 : poll.holdMs
   const { events, moreAvailable } = await waiting.next({ streamId, most, holdMs, signal: poll.signal })
   // Nothing has come for long: time to leave behind what is not for this stream, and what had to wait for others.
   if (events.length === 0 && holdMs > 0) {
-    await recordReceipt(db, { streamId, verificationJti }, { acknowledged: [] })
+    await recordReceipt(db, { streamId, verificationJti: null }, { acknowledged: [] })
   }
   return { sets: Object.fromEntries(events.map((event) => [event.jti, event.token])), moreAvailable }
 }

@@ -9,11 +9,13 @@ import type { Logger } from 'pino'
 import { z } from 'zod'
 import type { Actor } from '../audit/audit.ts'
 import type { Db } from '../database/database.ts'
+import { CallerLeft } from '../http/deadline.ts'
 import { readJson } from '../http/json-body.ts'
 import { parseInput, Problem } from '../problems.ts'
 import type { OwnGuard } from '../revocation/own-guard.ts'
 import { eventTypes, eventUri } from './events.ts'
 import { pollSchema, pollStream } from './poll.ts'
+import type { Receipts } from './receipts.ts'
 import {
   createStream,
   deleteStream,
@@ -49,6 +51,7 @@ export interface RouteParts {
   /** how long others may keep a copy of the configuration, in seconds */
   readonly maxAgeSeconds: number
   readonly guard: OwnGuard
+  readonly receipts: Receipts
   readonly waiting: Waiting
   readonly streams: StreamParts
   /** how long a poll that finds nothing waits, in milliseconds */
@@ -78,7 +81,7 @@ const statusSchema = z.object({
 const verificationSchema = z.object({ stream_id: streamId, state: z.string().max(2_000).optional() })
 
 export function signalRoutes(parts: RouteParts): Router {
-  const { db, audience, waiting, streams: streamParts, holdMs, log } = parts
+  const { db, audience, receipts, waiting, streams: streamParts, holdMs, log } = parts
   const { pathname: root } = new URL(audience)
   const router = new Router()
 
@@ -172,10 +175,12 @@ export function signalRoutes(parts: RouteParts): Router {
     const id = ctx.params['stream_id'] ?? ''
     if (!streamId.safeParse(id).success || id.includes('\0')) throw new Problem('RESOURCE_NOT_FOUND')
     const left = new AbortController()
-    ctx.res.once('close', () => left.abort(new Problem('SERVICE_UNAVAILABLE', 'The caller left.')))
+    ctx.res.once('close', () => {
+      if (!ctx.res.writableFinished) left.abort(new CallerLeft())
+    })
     if (ctx.res.closed) return
     ctx.body = await pollStream(
-      { db, waiting },
+      { db, receipts, waiting },
       {
         clientId: clientOf(ctx),
         streamId: id,

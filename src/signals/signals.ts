@@ -1,8 +1,8 @@
 /**
  * Tells services what has been revoked: the transmitter of the Shared Signals Framework. A service makes a stream
  * (routes.ts, streams.ts) and polls it, or has it pushed (poll.ts, push.ts). What is sent is the table of revocations,
- * each row as one signed event (events.ts, signed-events.ts); how far a stream is, is in the database (deliveries.ts), and
- * those that wait in a process are woken together (waiting.ts). What is revoked, and why, is for others to decide: they
+ * each row as one signed event (events.ts, signed-events.ts); how far a stream is, is in the database (deliveries.ts,
+ * receipts.ts), and those that wait in a process are woken together (waiting.ts). What is revoked, and why, is for others to decide: they
  * write the row, in the transaction that makes it true. docs/signals.md says what receivers may rely on.
  */
 import { randomUUID } from 'node:crypto'
@@ -20,6 +20,7 @@ import type { KeyRing } from '../signing/key-ring.ts'
 import { mendOrder } from './deliveries.ts'
 import { describeStreamUpdate, describeVerification, tokenType } from './events.ts'
 import { startPushing } from './push.ts'
+import { openReceipts } from './receipts.ts'
 import { signalRoutes } from './routes.ts'
 import { openSignedEvents, type SignedEvent } from './signed-events.ts'
 import { openWaiting } from './waiting.ts'
@@ -98,6 +99,7 @@ export async function openSignals(parts: SignalsParts): Promise<Signals> {
     jwksUri: parts.jwksUri,
     maxAgeSeconds: config.jwksMaxAgeSeconds,
     guard,
+    receipts: openReceipts(db),
     waiting,
     streams: { encryption, allowLoopback: !config.isProduction },
     holdMs: Math.min(config.signalsPollSeconds, config.handlerTimeoutSeconds - 1) * 1_000,

@@ -320,7 +320,10 @@ export async function requestVerification(
 const renewedEverySeconds = 300
 
 /** The receiver is there: the stream's time begins anew (SSF 1.0 §8.1.1, `inactivity_timeout`). */
-export async function renewStream(db: Db, stream: Stream): Promise<void> {
+export async function renewStream(
+  db: Db,
+  stream: Pick<Stream, 'stream_id' | 'active_at' | 'expires_at'>,
+): Promise<void> {
   if (Date.now() - stream.active_at.getTime() < renewedEverySeconds * 1_000) return
   await db
     .updateTable('signal_streams')

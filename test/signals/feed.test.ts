@@ -178,7 +178,7 @@ eachDatabase((_open, engine) => {
       await postForm(`${provider.issuer}/revoke`, service, { token }, { 'x-request-id': 'the-end-of-a-token' })
       const other = await registerReceiver(db, provider.issuer)
       const userId = await db.transaction().execute(async (trx) => {
-        const { id } = await createUser(trx, systemActor, { email: 'events@example.test', attributes: {} })
+        const { id } = await createUser(trx, systemActor, { email: 'events@example.test', attributes: {} as never })
         await createRole(trx, systemActor, { name: 'events' })
         await assignRole(trx, systemActor, { user_id: id, role: 'events' })
         return id

@@ -128,7 +128,8 @@ class Reception {
         continue
       }
       ack = Object.keys(answer.sets)
-      for (const [jti, set] of Object.entries(answer.sets)) this.#take(subjectOf(await this.#receiver.verify(jti, set)), jti)
+      for (const [jti, set] of Object.entries(answer.sets))
+        this.#take(subjectOf(await this.#receiver.verify(jti, set)), jti)
     }
   }
 
