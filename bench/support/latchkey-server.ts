@@ -6,12 +6,14 @@ import { randomBytes } from 'node:crypto'
 import { closeSync, mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { sql } from 'kysely'
 import { pino } from 'pino'
 import { systemActor } from '../../src/audit/audit.ts'
 import { openDatabase } from '../../src/database/database.ts'
 import { migrate } from '../../src/database/migrate.ts'
 import { putPlan, setClientPlan } from '../../src/metering/plans.ts'
 import { createClient } from '../../src/oauth/clients.ts'
+import { managementPermissions, managementResourceId } from '../../src/oauth/own-entries.ts'
 import { createResource } from '../../src/oauth/resources.ts'
 import { startPostgres } from '../../test/support/postgres.ts'
 import { findFreePort } from '../../test/support/ports.ts'
@@ -33,6 +35,10 @@ export interface BenchDatabase {
   readonly environment: Readonly<Record<string, string>>
   /** Registers a client that gets tokens for itself. */
   createMachine(id: string): Promise<{ readonly client_id: string; readonly client_secret: string }>
+  /** Registers a client that may do everything at the management API of this issuer, whose server has been started. */
+  createManager(issuer: string): Promise<{ readonly client_id: string; readonly client_secret: string }>
+  /** Makes so many people. @returns their ids */
+  createPeople(count: number): Promise<string[]>
   remove(): Promise<void>
 }
 
@@ -79,6 +85,28 @@ export async function startBenchDatabase(): Promise<BenchDatabase> {
         await setClientPlan(trx, systemActor, { client_id: id, plan: plan.name })
         return { client_id: id, client_secret: secret }
       }),
+    createManager: (issuer) =>
+      database.db.transaction().execute(async (trx) => {
+        const management = managementResourceId(issuer)
+        const { client, secret = '' } = await createClient(trx, systemActor, {
+          type: 'machine',
+          name: 'manager',
+          default_resource: management,
+          permissions: managementPermissions.map(([permission]) => ({ resource: management, permission })),
+        })
+        await putPlan(trx, systemActor, plan)
+        await setClientPlan(trx, systemActor, { client_id: client.id, plan: plan.name })
+        return { client_id: client.id, client_secret: secret }
+      }),
+    async createPeople(count) {
+      const { rows } = await sql<{ id: string }>`
+        INSERT INTO users (id, email, email_normalized, name, created_at)
+        SELECT 'usr_' || md5(n::text), 'person-' || n || '@example.com', 'person-' || n || '@example.com', 'Person ' || n,
+          now() - make_interval(secs => n)
+        FROM generate_series(1, ${count}::int) AS n RETURNING id`.execute(database.db)
+      await sql`ANALYZE users`.execute(database.db)
+      return rows.map(({ id }) => id)
+    },
     async remove() {
       // What ends the database is not waited for by Node itself, so that a crash leaves nothing behind.
       const stay = setInterval(() => undefined, 1_000)

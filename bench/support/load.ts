@@ -1,5 +1,5 @@
 /**
- * The load, as a program of its own: so many POSTs to one address of the loopback interface, over so many connections
+ * The load, as a program of its own: so many requests to one server on the loopback interface, over so many connections
  * that stay open, and how long each took. Bounded in count and in time.
  */
 import { Pool } from 'undici'
@@ -7,6 +7,10 @@ import { Pool } from 'undici'
 export interface LoadOrder {
   readonly origin: string
   readonly path: string
+  /** asked for in turn, in place of `path` */
+  readonly paths?: readonly string[]
+  /** `POST` when left out */
+  readonly method?: 'GET' | 'POST' | 'PATCH'
   readonly headers: Readonly<Record<string, string>>
   /** sent in turn */
   readonly bodies: readonly string[]
@@ -39,11 +43,12 @@ async function send(order: LoadOrder & { readonly keepAnswers?: boolean }): Prom
         sent += 1
         const begunAt = performance.now()
         if (begunAt > deadline) throw new Error(`the load was not over after ${order.timeoutSeconds} s`)
+        const { method = 'POST', bodies } = order
         const { statusCode, body } = await pool.request({
-          method: 'POST',
-          path: order.path,
+          method,
+          path: order.paths?.[i % order.paths.length] ?? order.path,
           headers: order.headers,
-          body: order.bodies[i % order.bodies.length] ?? '',
+          ...(method === 'GET' ? {} : { body: bodies[i % bodies.length] ?? '' }),
         })
         const text = await body.text()
         if (statusCode !== 200)
