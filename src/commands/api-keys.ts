@@ -9,7 +9,8 @@ interface CreateOptions {
   readonly json?: true
 }
 
-export function addApiKeys(program: Command, { io, actor, withDatabase, now }: CommandContext): void {
+export function addApiKeys(program: Command, context: CommandContext): void {
+  const { io, actor, withDatabase } = context
   const keys = program.command('api-keys').description('keys for callers that cannot do OAuth')
 
   keys
@@ -47,7 +48,7 @@ export function addApiKeys(program: Command, { io, actor, withDatabase, now }: C
     .option('--days <n>', 'how long it works (default: until it is revoked)')
     .option('--json', 'print JSON')
     .action(async (client_id: string, name: string, { plan, days, json }: CreateOptions) => {
-      const expires_at = days === undefined ? null : endOf(now(), parseWholeNumber('--days', days))
+      const expires_at = days === undefined ? null : endOf(context.now(), parseWholeNumber('--days', days))
       const made = await withDatabase(({ db }) =>
         db
           .transaction()

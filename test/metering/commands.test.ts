@@ -102,7 +102,12 @@ eachDatabase((open) => {
 
     it('shows a key once, lists it without its value, and ends it', async () => {
       const { api_key, key } = await json<{ api_key: ApiKey; key: string }>(database, [
-        ...['api-keys', 'create', 'job', 'Nightly export', '--days', '30'],
+        'api-keys',
+        'create',
+        'job',
+        'Nightly export',
+        '--days',
+        '30',
       ])
       expect(await findApiKeyByValue(database.db, key)).toMatchObject({ client_id: 'job', name: 'Nightly export' })
       const shown = await run('api-keys', 'create', 'job', 'Another')
