@@ -1,0 +1,108 @@
+/** Both ends of the wire: what the provider sends, the guard understands. */
+import { setTimeout as sleep } from 'node:timers/promises'
+import { createGuard, GuardError, type Guard } from '@latchkey/guard'
+import { decodeJwt, decodeProtectedHeader } from 'jose'
+import { beforeAll, expect, it } from 'vitest'
+import type { Db } from '../../src/database/database.ts'
+import { revoke, type Revocation } from '../../src/revocation/revocations.ts'
+import { eachDatabase } from '../support/databases.ts'
+import { openProvider, type TestProvider } from '../support/provider.ts'
+import { obtainTokens, postForm } from '../support/user-agent.ts'
+import { registerReceiver } from './receiving.ts'
+
+eachDatabase((_open, engine) => {
+  let provider: TestProvider
+  let db: Db
+  let guard: Guard
+
+  const outcome = async (token: string): Promise<string> => {
+    const request = new Request('http://localhost/', { headers: { authorization: `Bearer ${token}` } })
+    return guard.authenticate(request).then(
+      () => 'let in',
+      (error: unknown) => (error instanceof GuardError ? error.reason : String(error)),
+    )
+  }
+  const ofPerson = async () => {
+    const { body } = await obtainTokens(provider.issuer, provider.demo)
+    return body.access_token ?? ''
+  }
+  const ofMachine = async () => {
+    const { body } = await postForm(`${provider.issuer}/token`, provider.demo.clients.service, {
+      grant_type: 'client_credentials',
+      resource: provider.demo.resource,
+    })
+    return body.access_token ?? ''
+  }
+
+  beforeAll(async () => {
+    provider = await openProvider(engine)
+    db = provider.database.db
+    // Before the guard is there.
+    await db.transaction().execute((trx) => revoke(trx, { kind: 'session', subject: 'earlier', reason: 'signed out' }))
+    const { client_id: clientId, client_secret: clientSecret } = await registerReceiver(db, provider.issuer)
+    guard = createGuard({
+      issuer: provider.issuer,
+      audience: provider.demo.resource,
+      revocation: { clientId, clientSecret, onStale: 'deny' },
+    })
+    return () => guard.close()
+  })
+
+  it('a guard catches up when it starts', async () => {
+    expect(await outcome(await ofMachine())).toBe('let in')
+    expect(guard.health()).toMatchObject({
+      status: 'ok',
+      revocation: { status: 'current', caughtUp: true, entries: 1 },
+    })
+  })
+
+  type Claims = Record<'jti' | 'sub' | 'client_id' | 'sid' | 'grant_id', string> & { token_version: number }
+  const forms: [string, () => Promise<string>, (claims: Claims, kid: string) => Omit<Revocation, 'reason'>][] = [
+    ['itself', ofPerson, ({ jti }) => ({ kind: 'token', subject: jti })],
+    ['its session', ofPerson, ({ sid }) => ({ kind: 'session', subject: sid })],
+    ['its family', ofPerson, ({ grant_id }) => ({ kind: 'grant', subject: grant_id })],
+    [
+      'its person',
+      ofPerson,
+      ({ sub, token_version }) => ({ kind: 'user', subject: sub, tokenVersion: token_version + 1 }),
+    ],
+    [
+      'a role of its person',
+      ofPerson,
+      ({ sub, token_version }) => ({
+        kind: 'user',
+        subject: sub,
+        tokenVersion: token_version + 1,
+        cause: 'claims-change',
+      }),
+    ],
+    [
+      'its client',
+      ofMachine,
+      ({ client_id, token_version }) => ({ kind: 'client', subject: client_id, tokenVersion: token_version + 1 }),
+    ],
+    // The last, as everything is signed with it.
+    ['its key', ofPerson, (_claims, kid) => ({ kind: 'key', subject: kid })],
+  ]
+
+  it.each(forms)(
+    'a token is refused within a second when %s is revoked, and was let in before',
+    async (_what, get, of) => {
+      // What was revoked for the test before was another version.
+      await db
+        .updateTable('users')
+        .set({ token_version: 10 + (versions += 1) * 10 })
+        .execute()
+      const token = await get()
+      expect(await outcome(token)).toBe('let in')
+      const revocation = of(decodeJwt(token) as unknown as Claims, decodeProtectedHeader(token).kid ?? '')
+      const revokedAt = performance.now()
+      await db.transaction().execute((trx) => revoke(trx, { reason: 'a test', ...revocation } as Revocation))
+      while ((await outcome(token)) === 'let in' && performance.now() - revokedAt < 5_000) await sleep(5)
+      expect(performance.now() - revokedAt).toBeLessThan(1_000)
+      expect(await outcome(token)).toBe('revoked')
+    },
+  )
+})
+
+let versions = 0
