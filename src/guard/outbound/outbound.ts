@@ -42,6 +42,12 @@ export interface CallOptions {
   readonly timeoutMs?: number
   /** This request may be sent again although its method is not idempotent by itself (RFC 9110 §9.2.2). */
   readonly repeatable?: boolean
+  /**
+   * Try again on such an answer too, if the request may be sent again: some APIs say "not yet" with a status of their own.
+   *
+   * @param answer - a copy, to be read or not
+   */
+  readonly retryOn?: (answer: Response) => boolean | Promise<boolean>
   /** Cancels the call; it then rejects with the signal's reason. */
   readonly signal?: AbortSignal
   /** Answers in the host's place when it is out of reach or keeps failing. Not asked when our own credentials are wrong. */
@@ -165,6 +171,7 @@ interface Call {
   readonly headers: Headers
   readonly body: ReplayableBody | undefined
   readonly repeatable: boolean
+  readonly retryOn: CallOptions['retryOn']
   readonly requestId: string
   readonly context: CallContext | undefined
   /** By `totalTimeoutMs` and `timeoutMs`. */
@@ -286,6 +293,7 @@ class Calls implements Outbound {
       headers,
       body: options.body,
       repeatable: options.repeatable ?? isRepeatable(method, headers),
+      retryOn: options.retryOn,
       requestId,
       context,
       ownDeadlineAt,
@@ -315,7 +323,8 @@ class Calls implements Outbound {
           tokenRenewed = true
           if (token.drop(accessToken)) continue
         }
-        if (!isTransient(outcome.status) || !call.repeatable) return outcome
+        if (!call.repeatable) return outcome
+        if (!isTransient(outcome.status) && (await call.retryOn?.(outcome.clone())) !== true) return outcome
       } else if (!outcome.hostFailed || !(call.repeatable || outcome.neverSent)) {
         throw outcome
       }

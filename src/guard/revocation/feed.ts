@@ -71,7 +71,7 @@ export class RevocationFeed implements RevocationCheck {
   #refused = new Map<string, SetError>()
   /** Came, and could not be taken in yet: as long as there are any, nothing is fresh. */
   #owed = new Set<string>()
-  /** The last long poll was cut short: ask without waiting whether there is anything. */
+  /** The last poll failed, or was cut short: ask without waiting whether there is anything. */
   #isHurried = false
   /** Polls in a row that brought nothing, although they were answered at once. */
   #idlePolls = 0
@@ -215,6 +215,8 @@ export class RevocationFeed implements RevocationCheck {
         // The stream ran out or was taken away: another one, which brings everything once more.
         if (isGone(error)) this.#forgetStream()
         this.#settle()
+        // Whoever waited through an outage wants to know at once whether it is over.
+        this.#isHurried = true
         const longest = Math.min(MAX_PAUSE_MS, Math.max(1000, this.#maxStalenessMs / 4))
         await this.#rest(250 * 2 ** (this.#failures - 1), longest, retryAfterOf(error))
       }
