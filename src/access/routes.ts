@@ -100,7 +100,7 @@ const params = z.object({ name: roleName })
 const userParams = z.object({
   user_id: z
     .string()
-    .regex(/^usr_[\w-]{1,64}$/)
+    .regex(/^(me|usr_[\w-]{1,64})$/)
     .meta({ description: 'The person; `me` for whoever the token speaks of', example: 'usr_2Kx8mQ4vTz9LrN1cYp7WfA' }),
 })
 const tag = 'Roles'
@@ -180,6 +180,7 @@ export function roleRoutes({ cursors }: RoleRoutesParts): readonly Endpoint[] {
       access: write,
       params,
       body: putBody,
+      isVersioned: true,
       responses: { 200: roleBody, 201: roleBody },
       problems: ['CONFLICT'],
       async handle({ params, body, expectedVersions, mustExist, mustNotExist, write }) {
@@ -201,11 +202,12 @@ export function roleRoutes({ cursors }: RoleRoutesParts): readonly Endpoint[] {
       tag,
       access: write,
       params,
+      isVersioned: true,
       responses: { 204: null },
       problems: ['CONFLICT'],
-      async handle({ params, write }) {
+      async handle({ params, expectedVersions, write }) {
         return write(async (trx, actor) => {
-          await deleteRole(trx, actor, { name: params.name })
+          await deleteRole(trx, actor, { name: params.name, expectedVersions })
           return reply(204, undefined)
         })
       },
@@ -235,6 +237,7 @@ export function roleRoutes({ cursors }: RoleRoutesParts): readonly Endpoint[] {
       access: write,
       params: userParams,
       body: setRolesBody,
+      isVersioned: true,
       requiresMatch: true,
       responses: { 200: rolesOfUserBody },
       problems: ['CONFLICT'],

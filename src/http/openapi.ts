@@ -137,7 +137,7 @@ function describeSuccess(endpoint: Endpoint, status: string, schema: z.ZodType |
   const headers = successHeaders(endpoint, status)
   return {
     description: successText[status] ?? 'Done',
-    ...(headers === undefined ? {} : { headers }),
+    headers,
     ...(schema === null ? {} : { content: { 'application/json': withExample(endpoint, schema) } }),
   }
 }
@@ -176,15 +176,62 @@ const successText: Readonly<Record<string, string>> = {
   204: 'Done; there is nothing to say',
 }
 
-function successHeaders(endpoint: Endpoint, status: string): z.ZodObject | undefined {
-  const headers: Record<string, z.ZodType> = {
-    'API-Version': z.string().meta({ description: 'which version answered' }),
-  }
-  if (status === '201') headers['Location'] = z.string().meta({ description: 'where it is' })
-  if (endpoint.method !== 'DELETE' && status !== '204') {
-    headers['ETag'] = z.string().optional().meta({ description: 'for If-Match and If-None-Match' })
-  }
-  return z.object(headers)
+/** A header that answers may have, described once. */
+function header(id: string, description: string): z.ZodOptional<z.ZodString> {
+  return z.string().optional().meta({ description, header: { id } })
+}
+
+const requestIdHeader = z
+  .string()
+  .meta({ description: 'Which request this was, for the log and for support', header: { id: 'RequestId' } })
+const versionHeader = z.string().meta({ description: 'Which version answered', header: { id: 'ApiVersion' } })
+const maybeVersionHeader = header('MaybeApiVersion', 'Which version answered, where one was found')
+const locationHeader = z.string().meta({ description: 'Where it is', header: { id: 'Location' } })
+const tagHeader = header('Tag', 'For `If-Match` and `If-None-Match`')
+const replayedHeader = header('IdempotencyReplayed', '`true` when this is the answer of an earlier request')
+const challengeHeader = header('Challenge', 'How to authenticate, and what is lacking (RFC 6750, RFC 9728)')
+const retryHeader = header('RetryAfter', 'When to try again, in seconds')
+const acceptPatchHeader = header('AcceptPatch', 'For PATCH: the media types that are understood (RFC 5789)')
+const linkHeader = header('Link', 'What takes its place, and how to move (RFC 8288)')
+
+/** Of callers with a usage plan; and where a network is held off. */
+const limitHeaders = {
+  RateLimit: header('RateLimit', 'What is left of each limit, and until when'),
+  'RateLimit-Policy': header('RateLimitPolicy', 'Each limit: how many in how many seconds'),
+  'X-RateLimit-Limit': header('XRateLimitLimit', 'The limit of which least is left'),
+  'X-RateLimit-Remaining': header('XRateLimitRemaining', 'What is left of it'),
+  'X-RateLimit-Reset': header('XRateLimitReset', 'When there is all of it again, in seconds since 1970'),
+}
+
+function successHeaders({ method, lifecycle }: Endpoint, status: string): z.ZodObject {
+  return z.object({
+    'API-Version': versionHeader,
+    'X-Request-Id': requestIdHeader,
+    ...(status === '201' ? { Location: locationHeader } : {}),
+    ...(method !== 'DELETE' && status !== '204' ? { ETag: tagHeader } : {}),
+    ...(method === 'POST' || method === 'PATCH' ? { 'Idempotency-Replayed': replayedHeader } : {}),
+    ...(lifecycle?.deprecatedAt === undefined
+      ? {}
+      : {
+          Deprecation: header('Deprecation', 'Since when it is deprecated (RFC 9745)'),
+          Sunset: header('Sunset', 'When it will be gone (RFC 8594)'),
+          Link: linkHeader,
+        }),
+    ...limitHeaders,
+  })
+}
+
+function refusalHeaders(status: string): z.ZodObject {
+  return z.object({
+    'API-Version': maybeVersionHeader,
+    'X-Request-Id': requestIdHeader,
+    ...(status === '401' || status === '403' ? { 'WWW-Authenticate': challengeHeader } : {}),
+    ...(['409', '429', '503', '504'].includes(status) ? { 'Retry-After': retryHeader } : {}),
+    ...(status === '415' ? { 'Accept-Patch': acceptPatchHeader } : {}),
+    ...(status === '304' || status === '412' ? { ETag: tagHeader } : {}),
+    ...(status === '410' ? { Link: linkHeader } : {}),
+    ...limitHeaders,
+  })
 }
 
 function requestHeaders(endpoint: Endpoint): z.ZodObject | undefined {
@@ -255,7 +302,8 @@ const statusText: Readonly<Record<number, string>> = {
 function describeRefusals(issuer: string): Record<string, unknown> {
   return Object.fromEntries(
     Object.entries(statusText).map(([status, description]) => {
-      if (status === '304') return [status, { description }]
+      const headers = refusalHeaders(status)
+      if (status === '304') return [status, { description, headers }]
       const problem = exampleProblem(Number(status))
       const example = toProblemBody(problem, {
         issuer,
@@ -264,7 +312,10 @@ function describeRefusals(issuer: string): Record<string, unknown> {
         at: new Date('2026-01-15T14:35:22Z'),
       })
       const content = { schema: { $ref: '#/components/schemas/Error' }, example }
-      return [status, { description, content: { 'application/json': content, 'application/problem+json': content } }]
+      return [
+        status,
+        { description, headers, content: { 'application/json': content, 'application/problem+json': content } },
+      ]
     }),
   )
 }

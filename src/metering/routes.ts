@@ -7,7 +7,7 @@ import { endpoint, holdersOf, reply, type Endpoint } from '../http/endpoint.ts'
 import { filter, listOf } from '../http/list-query.ts'
 import { pageBody } from '../http/page-body.ts'
 import { readPage } from '../http/pagination.ts'
-import { dateParameter, textParameter } from '../http/query-parameters.ts'
+import { dateParameter, optional, textParameter } from '../http/query-parameters.ts'
 import { Problem } from '../problems.ts'
 import { createApiKey, createApiKeySchema, getApiKey, revokeApiKey, selectApiKeys, type ApiKey } from './api-keys.ts'
 import { deletePlan, getPlan, planName, planOf, planSchema, putPlan, setClientPlan, type Plan } from './plans.ts'
@@ -210,6 +210,7 @@ export function meteringRoutes({ cursors }: MeteringRoutesParts): readonly Endpo
       access: holdersOf('plans:write'),
       params: planParams,
       body: putPlanBody,
+      isVersioned: true,
       responses: { 200: planBody, 201: planBody },
       async handle({ params, body, expectedVersions, mustExist, mustNotExist, write }) {
         if (body.name !== params.name) {
@@ -243,11 +244,12 @@ export function meteringRoutes({ cursors }: MeteringRoutesParts): readonly Endpo
       tag: 'Plans',
       access: holdersOf('plans:write'),
       params: planParams,
+      isVersioned: true,
       responses: { 204: null },
       problems: ['CONFLICT'],
-      async handle({ params, write }) {
+      async handle({ params, expectedVersions, write }) {
         return write(async (trx, actor) => {
-          await deletePlan(trx, actor, { name: params.name })
+          await deletePlan(trx, actor, { name: params.name, expectedVersions })
           return reply(204, undefined)
         })
       },
@@ -344,9 +346,9 @@ export function meteringRoutes({ cursors }: MeteringRoutesParts): readonly Endpo
       tag: 'Usage',
       access: holdersOf('usage:read'),
       query: z.strictObject({
-        from: dateParameter('The first day').optional(),
-        to: dateParameter('The last day').optional(),
-        version: textParameter(20, { description: 'Only this version', example: '1' }).optional(),
+        from: optional(dateParameter('The first day')),
+        to: optional(dateParameter('The last day')),
+        version: optional(textParameter(20, { description: 'Only this version', example: '1' })),
       }),
       responses: { 200: usageBody },
       async handle({ db, query }) {

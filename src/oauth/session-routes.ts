@@ -204,7 +204,7 @@ const grantsOfUserList = listOf({
 const userParams = z.object({
   user_id: z
     .string()
-    .regex(/^usr_[\w-]{1,64}$/)
+    .regex(/^(me|usr_[\w-]{1,64})$/)
     .meta({ description: 'The person; `me` for whoever the token speaks of', example: sessionExample.user_id }),
 })
 const id = z.string().regex(/^[\w~-]{1,128}$/)

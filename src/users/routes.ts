@@ -42,7 +42,7 @@ export interface UserRoutesParts {
 
 export const userId = z
   .string()
-  .regex(/^usr_[\w-]{1,64}$/)
+  .regex(/^(me|usr_[\w-]{1,64})$/)
   .meta({ description: 'The person; `me` for whoever the token speaks of', example: 'usr_2Kx8mQ4vTz9LrN1cYp7WfA' })
 
 const example = {
@@ -242,6 +242,7 @@ export function userRoutes({ passwords, attributes, cursors, provePassword }: Us
       access: write,
       params,
       body: replaceBody,
+      isVersioned: true,
       responses: { 200: userBody },
       problems: ['CONFLICT'],
       async handle({ params, body, caller, expectedVersions, write }) {
@@ -269,6 +270,7 @@ export function userRoutes({ passwords, attributes, cursors, provePassword }: Us
       params,
       body: userDocumentSchema,
       mergePatch: mergeBody,
+      isVersioned: true,
       responses: { 200: userBody },
       problems: ['CONFLICT'],
       async handle({ params, caller, patched, expectedVersions, write }) {
@@ -291,11 +293,12 @@ export function userRoutes({ passwords, attributes, cursors, provePassword }: Us
       tag,
       access: holdersOf('users:write'),
       params,
+      isVersioned: true,
       responses: { 204: null },
       problems: ['CONFLICT'],
-      async handle({ params, write }) {
+      async handle({ params, expectedVersions, write }) {
         return write(async (trx, actor) => {
-          await deleteUser(trx, actor, { userId: params.user_id })
+          await deleteUser(trx, actor, { userId: params.user_id, expectedVersions })
           return reply(204, undefined)
         })
       },

@@ -193,10 +193,11 @@ function compareResponse(
   const headers = is.headers ?? {}
   const old = was.headers ?? {}
   return [
-    ...Object.entries(old).flatMap(([name, header]) => {
-      const now = headers[name]
+    ...Object.entries(old).flatMap(([name, given]) => {
       const place = `${where} header ${name}`
-      if (now === undefined) return [breaking('response header removed', place)]
+      if (headers[name] === undefined) return [breaking('response header removed', place)]
+      const header = resolve(before, given)
+      const now = resolve(after, headers[name])
       return [
         ...(header.required === true && now.required !== true
           ? [breaking('response header is now optional', place)]

@@ -58,6 +58,7 @@ export interface Parameter {
 }
 
 export interface Header {
+  readonly $ref?: string
   readonly required?: boolean
   readonly schema?: Schema
   readonly description?: string
@@ -107,6 +108,7 @@ export interface Document {
   readonly components?: {
     readonly schemas?: Readonly<Record<string, Schema>>
     readonly responses?: Readonly<Record<string, Response>>
+    readonly headers?: Readonly<Record<string, Header>>
     readonly securitySchemes?: Readonly<Record<string, SecurityScheme>>
   }
   readonly security?: OperationObject['security']

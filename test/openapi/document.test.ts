@@ -1,0 +1,189 @@
+/** What can be said of the document without a server: that it is valid, well named, and true in its examples. */
+import { Validator } from '@seriousme/openapi-schema-validator'
+import { describe, expect, it } from 'vitest'
+import { openJudge, operationsOf, readCommittedDocument, resolve, type MediaType, type Operation } from './document.ts'
+
+const document = readCommittedDocument()
+const operations = operationsOf(document)
+const judge = openJudge(document)
+
+describe('the document', () => {
+  it('is OpenAPI 3.1, says somebody else', async () => {
+    const validator = new Validator()
+    const { valid, errors } = await validator.validate({ ...document })
+    expect(errors ?? []).toEqual([])
+    expect(valid).toBe(true)
+    expect(validator.version).toBe('3.1')
+    const broken = { ...document, info: { version: '1.0.0' } }
+    expect((await new Validator().validate(broken)).valid).toBe(false)
+  })
+
+  it('is the one of the default issuer, and names no machine', () => {
+    expect(document.servers).toEqual([{ url: 'http://localhost:3000' }])
+    const text = JSON.stringify(document)
+    expect(text.match(/http:\/\/(localhost|127\.0\.0\.1):(?!3000\b)\d+/g) ?? []).toEqual([])
+    expect(text.match(/\/(home|root|tmp|work|Users)\/[\w.-]+/g) ?? []).toEqual([])
+  })
+
+  it('refers to nothing that is not there, and holds no schema that nothing refers to', () => {
+    const text = JSON.stringify(document)
+    const referred = new Set([...text.matchAll(/"\$ref":"([^"]+)"/g)].map(([, to = '']) => to))
+    for (const $ref of referred) expect(resolve(document, { $ref })).toBeDefined()
+    const kept = Object.keys(document.components?.schemas ?? {}).map((name) => `#/components/schemas/${name}`)
+    expect(kept.filter((name) => !referred.has(name))).toEqual([])
+  })
+})
+
+/** Words that are singular because there is only one, or because they cannot be counted. */
+const singletons = ['audit', 'usage', 'password', 'plan', 'me']
+const verbs =
+  /^(get|list|create|make|add|new|update|change|set|put|patch|replace|delete|remove|revoke|rotate|search|find|enable|disable|activate|deactivate|login|logout|send|verify|check|reset|run|start|stop|assign|unassign|import|export)$/
+
+function faultsOfPath(path: string): string[] {
+  const [, version = '', ...rest] = path.split('/')
+  const nouns = rest.filter((step) => !step.startsWith('{'))
+  const faults = [
+    ...(/^v\d+$/.test(version) ? [] : ['has no version']),
+    ...(nouns.length > 3 ? ['has more than three levels'] : []),
+    ...(nouns.length === 0 ? ['has no noun'] : []),
+    ...(path.endsWith('/') ? ['ends in a slash'] : []),
+    ...rest
+      .filter((step) => !/^([a-z]+(-[a-z]+)*|\{[a-z]+(_[a-z]+)*\})$/.test(step))
+      .map((step) => `${step} is not in kebab-case`),
+    ...nouns.filter((noun) => noun.split('-').some((word) => verbs.test(word))).map((noun) => `${noun} is a verb`),
+    ...nouns
+      .filter((noun) => !singletons.includes(noun) && (!noun.endsWith('s') || noun.endsWith('ss')))
+      .map((noun) => `${noun} is not plural`),
+    ...rest
+      .filter((step, i) => step.startsWith('{') && rest[i - 1]?.startsWith('{') !== false)
+      .map((step) => `${step} follows no noun`),
+  ]
+  return faults.map((fault) => `${path} ${fault}`)
+}
+
+describe('a path', () => {
+  it.each([
+    ['/users', 'has no version'],
+    ['/v1/users/{user_id}/roles/{name}/permissions/{id}/history', 'has more than three levels'],
+    ['/v1/getUsers', 'getUsers is not in kebab-case'],
+    ['/v1/users/{userId}', '{userId} is not in kebab-case'],
+    ['/v1/users/{user_id}/disable', 'disable is a verb'],
+    ['/v1/rotate-keys', 'rotate-keys is a verb'],
+    ['/v1/user', 'user is not plural'],
+    ['/v1/{tenant}/users', '{tenant} follows no noun'],
+    ['/v1/users/', 'ends in a slash'],
+  ])('like %s is found: %s', (path, fault) => {
+    expect(faultsOfPath(path)).toContain(`${path} ${fault}`)
+  })
+
+  it('of ours is nouns, plural, in kebab-case, at most three levels deep, under a version', () => {
+    expect(Object.keys(document.paths).flatMap(faultsOfPath)).toEqual([])
+  })
+
+  it('has parameters that each of its operations describes', () => {
+    for (const { id, path, parameters = [] } of operations) {
+      const named = [...path.matchAll(/\{(\w+)\}/g)].map(([, name]) => name)
+      const described = parameters.filter((parameter) => parameter.in === 'path')
+      expect([id, described.map(({ name }) => name).sort()]).toEqual([id, named.sort()])
+      expect(described.every(({ required }) => required === true)).toBe(true)
+    }
+  })
+})
+
+describe('an operation', () => {
+  it('has a name of its own in camelCase', () => {
+    const names = operations.map(({ operationId }) => operationId ?? '')
+    expect(names.filter((name) => !/^[a-z]+([A-Z][a-z]+)*$/.test(name))).toEqual([])
+    expect(names.filter((name, i) => names.indexOf(name) !== i)).toEqual([])
+  })
+
+  it('says in one line what it does, stands under one known heading, and says who may call it', () => {
+    const headings = document.tags?.map(({ name }) => name) ?? []
+    for (const { id, summary = '', tags = [], security = [] } of operations) {
+      expect([id, summary.length > 5 && summary.length <= 120 && !summary.endsWith('.')]).toEqual([id, true])
+      expect([id, tags.length, headings.includes(tags[0] ?? '')]).toEqual([id, 1, true])
+      expect([id, security.length > 0 && security.every((way) => Object.keys(way).length > 0)]).toEqual([id, true])
+    }
+    expect(headings.filter((name) => !operations.some(({ tags }) => tags?.includes(name)))).toEqual([])
+  })
+
+  it('asks for scopes that the document explains', () => {
+    const { oauth2 } = document.components?.securitySchemes ?? {}
+    const known = Object.values(oauth2?.flows ?? {}).map(({ scopes }) => Object.keys(scopes).sort())
+    const asked = new Set(operations.flatMap(({ security = [] }) => security.flatMap((way) => way['oauth2'] ?? [])))
+    for (const scopes of known) expect(scopes).toEqual([...asked].sort())
+  })
+
+  it('describes its parameters, each with an example that fits', () => {
+    for (const { id, parameters = [] } of operations) {
+      for (const { in: place, name, schema = {}, example, description = '' } of parameters) {
+        expect([id, name, description !== '']).toEqual([id, name, true])
+        if (place === 'header') continue
+        expect([id, name, judge.check(schema, example ?? schema.example)]).toEqual([id, name, ''])
+      }
+    }
+  })
+
+  it('has an example of every body, and each fits its schema', () => {
+    let examples = 0
+    for (const operation of operations) {
+      for (const [place, { schema, example }] of bodiesOf(operation)) {
+        expect([place, schema !== undefined, example !== undefined]).toEqual([place, true, true])
+        expect([place, judge.check(schema ?? {}, example)]).toEqual([place, ''])
+        examples += 1
+      }
+    }
+    expect(examples).toBeGreaterThan(operations.length * 10)
+  })
+
+  it('has an example for every status that it refuses with, which says that status', () => {
+    for (const { id, responses } of operations) {
+      for (const [status, response] of Object.entries(responses)) {
+        if (Number(status) < 400) continue
+        for (const { example } of Object.values(resolve(document, response).content ?? {})) {
+          expect([id, (example as { status?: number }).status]).toEqual([id, Number(status)])
+        }
+      }
+    }
+  })
+})
+
+describe('a component', () => {
+  it('is named in PascalCase, and a response by its status', () => {
+    const { schemas = {}, responses = {} } = document.components ?? {}
+    expect(Object.keys(schemas).filter((name) => !/^([A-Z][a-z]+)+$/.test(name))).toEqual([])
+    expect(Object.keys(responses).filter((name) => !/^[345]\d\d$/.test(name))).toEqual([])
+  })
+
+  it('has an example that fits, where it has one', () => {
+    for (const [name, schema] of Object.entries(document.components?.schemas ?? {})) {
+      if (schema.example !== undefined) expect([name, judge.check(schema, schema.example)]).toEqual([name, ''])
+    }
+  })
+
+  it('of a request is closed, so that nothing is set that nobody meant to be', () => {
+    const open = operations.flatMap(({ id, requestBody }) =>
+      Object.values(requestBody?.content ?? {}).flatMap(({ schema = {} }) => {
+        const { type, additionalProperties } = resolve(document, schema)
+        return type === 'object' && additionalProperties !== false ? [id] : []
+      }),
+    )
+    expect(open).toEqual([])
+  })
+})
+
+/** Each body that goes either way, under its media type. */
+function bodiesOf({ id, requestBody, responses }: Operation): [place: string, body: MediaType][] {
+  return [
+    ...Object.entries(requestBody?.content ?? {}).map(([type, body]): [string, MediaType] => [
+      `${id} request ${type}`,
+      body,
+    ]),
+    ...Object.entries(responses).flatMap(([status, response]) =>
+      Object.entries(resolve(document, response).content ?? {}).map(([type, body]): [string, MediaType] => [
+        `${id} ${status} ${type}`,
+        body,
+      ]),
+    ),
+  ]
+}
