@@ -6,7 +6,7 @@
  *
  * Runs `npm run bench:api`, about a minute, on this machine alone, both servers at the same PostgreSQL, asked in turn. What
  * counts is the processor time of the server's process (utime + stime); compare within one run. `--rounds 5` is a quick
- * look; `--profile <folder>` leaves a processor profile of Latchkey there.
+ * look; `--only get` measures one of them; `--profile <folder>` leaves a processor profile of Latchkey there.
  */
 import { availableParallelism } from 'node:os'
 import { parseArgs } from 'node:util'
@@ -17,7 +17,11 @@ import { startProgram, waitUntilReady } from './support/processes.ts'
 import { median, printBars, quantile, ratios, type Bar } from './support/statistics.ts'
 
 const { values: options } = parseArgs({
-  options: { rounds: { type: 'string', default: '25' }, profile: { type: 'string' } },
+  options: {
+    rounds: { type: 'string', default: '25' },
+    profile: { type: 'string' },
+    only: { type: 'string' },
+  },
 })
 const mostRounds = Number(options.rounds)
 const longestSeconds = 150
@@ -61,11 +65,13 @@ try {
 
   const some = ids.slice(0, 500).map((id) => `/v1/users/${id}`)
   const names = Array.from({ length: 997 }, (_, i) => JSON.stringify({ name: `Person ${i} of the measurement` }))
-  const operations: Operation[] = [
+  const all: Operation[] = [
     { label: 'get', requests: 400, order: { method: 'GET', path: '', paths: some, bodies: [] } },
     { label: 'list', requests: 60, order: { method: 'GET', path: '/v1/users?limit=50', bodies: [] } },
     { label: 'patch', requests: 200, order: { method: 'PATCH', path: '', paths: some, bodies: names } },
   ]
+
+  const operations = all.filter(({ label }) => options.only === undefined || label === options.only)
 
   async function take(server: BenchServer, { order, requests }: Operation, count = requests): Promise<number> {
     const before = server.process.cpuMicroseconds()

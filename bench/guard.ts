@@ -1,6 +1,6 @@
 /**
- * What it costs to find out who is calling: one RS256 access token, not seen before and seen before, beside the
- * verifiers people use today and beside the bare signature check. Everything runs in this one process, in turns, so
+ * What it costs to find out who is calling: one RS256 access token, not seen before and seen before, with the feed of
+ * revocations on, beside the verifiers people use today and beside the bare signature check. Everything runs in this one process, in turns, so
  * that a busy machine slows all of them alike. What counts is the ratio of CPU times within a round; shown are medians.
  *
  *   node bench/guard.ts [rounds]
@@ -9,8 +9,10 @@ import { generateKeyPairSync, randomUUID, sign, verify } from 'node:crypto'
 import { once } from 'node:events'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { createGuard } from '@latchkey/guard'
-import type { GuardRequest, RevocationCheck } from '@latchkey/guard'
+import type { Guard, GuardRequest, RevocationFeedOptions } from '@latchkey/guard'
+import { createTestIssuer } from '@latchkey/guard/testing'
 import { auth as expressOauth2JwtBearer } from 'express-oauth2-jwt-bearer'
 import { createVerifier } from 'fast-jwt'
 import { createLocalJWKSet, jwtVerify } from 'jose'
@@ -73,11 +75,35 @@ type Check = (header: string) => unknown
 /** What a service does that has a verifier and no middleware. */
 const tokenOf = (header: string): string => header.slice('Bearer '.length)
 
-// What is measured of the guard is the whole of it: header, token, revocation, caller.
-const revocation: RevocationCheck = { check: () => 'active', version: () => 1 }
-const guardOptions = { issuer: { issuer: ISSUER, keys: { keys: [jwk] } }, audience: AUDIENCE, revocation }
-const uncachedGuard = createGuard({ ...guardOptions, cacheEntries: 0 })
-const cachedGuard = createGuard(guardOptions)
+// What is measured of the guard is the whole of it: header, token, revocation, caller. Its feed of revocations is the
+// one that runs in production, with a thousand entries of every kind; only the wire to the issuer is in memory.
+const idp = await createTestIssuer({ issuer: ISSUER })
+const feedKeys = (await (await idp.fetch(`${ISSUER}/jwks`, {})).json()) as { keys: Record<string, unknown>[] }
+for (let at = 0; at < 200; at += 1) {
+  const name = randomUUID()
+  for (const what of [{ jti: name }, { sid: name }, { grantId: name }, { sub: name }, { clientId: name }]) {
+    await idp.revoke(what)
+  }
+}
+await idp.revoke({ kid: 'key-0' })
+
+async function guardWith(cacheEntries: number, feed: Partial<RevocationFeedOptions> = {}): Promise<Guard> {
+  const guard = createGuard({
+    issuer: { issuer: ISSUER, keys: { keys: [jwk, ...feedKeys.keys] } },
+    audience: AUDIENCE,
+    fetch: idp.fetch,
+    cacheEntries,
+    revocation: { ...idp.options.revocation, ...feed },
+  })
+  while (guard.health().revocation?.['status'] !== 'current') await sleep(5)
+  return guard
+}
+const uncachedGuard = await guardWith(0)
+const cachedGuard = await guardWith(10_000)
+// Closed, it hears nothing more, and its table is asked about every token every time: as after each event.
+const behindGuard = await guardWith(10_000, { maxStaleness: '1s', onStale: 'allow' })
+await behindGuard.close()
+await sleep(1100)
 
 function requestWith(header: string): GuardRequest {
   const authorization = [header]
@@ -132,6 +158,7 @@ const unseen: Record<string, Check> = {
 }
 const seen: Record<string, Check> = {
   guard: (header) => cachedGuard.authenticate(requestWith(header)),
+  'guard, looked up again': (header) => behindGuard.authenticate(requestWith(header)),
   'fast-jwt, cache': (header) => fastJwtCached(tokenOf(header)),
 }
 
@@ -162,6 +189,9 @@ async function measure(checks: Record<string, Check>, operations: number): Promi
 
 const first = await measure(unseen, TOKENS / 4)
 const again = await measure(seen, 5 * TOKENS)
+if (![uncachedGuard, cachedGuard].every((guard) => guard.health().status === 'ok')) throw new Error('the feed was lost')
+if (behindGuard.health().revocation?.['status'] !== 'stale') throw new Error('the feed was not behind')
+await Promise.all([uncachedGuard.close(), cachedGuard.close()])
 server.close()
 
 function ratio(costs: Costs, of: string, to: string): number {

@@ -44,8 +44,6 @@ export interface ApiParts {
   readonly idempotency: Idempotency
   /** Told of every answer, for the count of who still calls what. */
   readonly onAnswer?: (answer: ApiAnswer) => void
-  /** the longest that a handler may take, in seconds */
-  readonly handlerSeconds: number
   readonly now?: () => Date
 }
 
@@ -65,7 +63,8 @@ export function apiMiddlewares(parts: ApiParts): Middleware[] {
   const { endpoints, versions } = parts
   const now = parts.now ?? (() => new Date())
   const nouns = new Set(endpoints.map(({ path }) => path.split('/')[2] ?? ''))
-  const router = new Router()
+  // A path has one spelling: `/V1/Users/` is another, and nothing is there.
+  const router = new Router({ sensitive: true, strict: true })
   for (const endpoint of endpoints) {
     const pattern = endpoint.path.replaceAll(/\{(\w+)\}/g, ':$1')
     router.register(pattern, [endpoint.method], async (ctx: Context) => {
@@ -134,10 +133,7 @@ async function answer(
   const maxBytes = endpoint.maxBodyBytes ?? defaultMaxBodyBytes
   const json = endpoint.body === undefined ? undefined : await readBody(ctx, endpoint, version, maxBytes)
   const { params, query, body } = checkRequest(endpoint, rawParams, ctx.querystring, json)
-  const { versions: expectedVersions, mustExist } = readIfMatch(ctx.get('If-Match'))
-  if (endpoint.requiresMatch === true && expectedVersions === undefined && !mustExist) {
-    throw new Problem('PRECONDITION_REQUIRED')
-  }
+  const conditions = readConditions(endpoint, ctx)
 
   const begun = await beginWithKey(parts.idempotency, endpoint, ctx, caller, json)
   if (begun?.kind === 'replay') {
@@ -153,9 +149,7 @@ async function answer(
     body,
     caller,
     db: parts.db,
-    expectedVersions,
-    mustExist,
-    mustNotExist: endpoint.method !== 'GET' && ctx.get('If-None-Match').trim() === '*',
+    ...conditions,
     path: ctx.path,
     signal: ctx.state.signal,
     patched: (current) => patched(endpoint, current, json),
@@ -171,8 +165,11 @@ async function answer(
   }
   try {
     // The handlers' common deadline stands around it.
-    const { deadlineSeconds = parts.handlerSeconds } = endpoint
-    const reply = await withDeadline(deadlineSeconds, (signal) => endpoint.handle({ ...request, signal }), ctx.state)
+    const { deadlineSeconds } = endpoint
+    const reply =
+      deadlineSeconds === undefined
+        ? await endpoint.handle(request)
+        : await withDeadline(deadlineSeconds, (signal) => endpoint.handle({ ...request, signal }), ctx.state)
     if (claim !== undefined && written === undefined) throw new Error(`${endpoint.name} takes a key and writes nothing`)
     send(ctx, written ?? render(reply), endpoint)
   } catch (error) {
@@ -250,9 +247,11 @@ function checkRequest(
 ): { params: unknown; query: unknown; body: unknown } {
   const params = checkInput(endpoint.params ?? z.object({}), rawParams)
   if (!params.success || !Object.values(rawParams).every(isStorableText)) {
-    // No such identifier can exist, so nothing is there.
+    // Whoever chooses an identifier is told what is wrong with it; else none of that form can exist, so nothing is there.
+    if (!params.success && endpoint.method === 'PUT' && endpoint.responses[201] !== undefined)
+      throw invalid(params.details)
     const [name = 'id', value = ''] = Object.entries(rawParams).at(-1) ?? []
-    throw notFound(name.replace(/_id$/, '').replaceAll('_', ' '), isStorableText(value) ? value : '')
+    throw notFound(typeOf(endpoint.path, name), isStorableText(value) ? value : '')
   }
   const query = checkQuery(endpoint.query ?? z.strictObject({}), rawQuery)
   // A patch is checked once it has been applied to what is there.
@@ -265,8 +264,39 @@ function checkRequest(
   return { params: params.data, query: query.data, body: body.data }
 }
 
+/** What a parameter of a path names, in words: `{client_id}` a client, `/roles/{name}` a role. */
+function typeOf(path: string, parameter: string): string {
+  if (parameter.endsWith('_id')) return parameter.slice(0, -3).replaceAll('_', ' ')
+  const steps = path.split('/')
+  const collection = steps[steps.indexOf(`{${parameter}}`) - 1] ?? parameter
+  return collection.replace(/s$/, '').replaceAll('-', ' ')
+}
+
 function invalid(details: readonly FieldError[]): Problem {
   return new Problem('VALIDATION_ERROR', 'Request validation failed', { details })
+}
+
+/**
+ * What a change is to be based on. GET looks at If-None-Match when there is something to compare it with; POST makes
+ * something that is not there yet.
+ *
+ * @throws Problem PRECONDITION_REQUIRED, or PRECONDITION_FAILED for a condition that nothing at this path can meet
+ */
+function readConditions(
+  { method, requiresMatch = false, isVersioned = false, responses }: Endpoint,
+  ctx: ApiContext,
+): Pick<ErasedRequest, 'expectedVersions' | 'mustExist' | 'mustNotExist'> {
+  const { versions: expectedVersions, mustExist } = readIfMatch(ctx.get('If-Match'))
+  if (requiresMatch && expectedVersions === undefined && !mustExist) throw new Problem('PRECONDITION_REQUIRED')
+  const isChange = method !== 'GET' && method !== 'POST'
+  const mustNotExist = method !== 'GET' && ctx.get('If-None-Match').trim() === '*'
+  if (isChange && expectedVersions !== undefined && !isVersioned) {
+    throw new Problem('PRECONDITION_FAILED', 'Nothing here has a version that a change could be based on.')
+  }
+  if (isChange && mustNotExist && responses[201] === undefined) {
+    throw new Problem('PRECONDITION_FAILED', 'This changes what is there, and creates nothing.')
+  }
+  return { expectedVersions, mustExist, mustNotExist }
 }
 
 function patched(endpoint: Endpoint, current: object, json: JsonBody | undefined): unknown {

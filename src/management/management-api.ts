@@ -98,7 +98,6 @@ export function openManagementApi(parts: ManagementApiParts): ManagementApi {
         },
         idempotency: parts.idempotency,
         onAnswer: (answer) => parts.usage.record(answer),
-        handlerSeconds: config.handlerTimeoutSeconds,
       }),
     ],
     close: () => guard.close(),

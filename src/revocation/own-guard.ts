@@ -1,6 +1,6 @@
 import { createGuard, type AccessTokenClaims, type Guard } from '@latchkey/guard'
 import type { Db } from '../database/database.ts'
-import { isRevoked } from './revocations.ts'
+import { openRevocationCheck, type RevocableClaims } from './revocations.ts'
 
 export interface OwnGuardParts {
   readonly db: Db
@@ -43,6 +43,7 @@ export function openOwnGuard(parts: OwnGuardParts): OwnGuard {
 }
 
 function build({ db, issuer, audience, keys, resourceMetadata }: OwnGuardParts): Guard {
+  const isRevoked = openRevocationCheck(db)
   return createGuard({
     issuer: { issuer, keys: () => ({ keys: keys().keys.map((key) => ({ ...key })) }), allowHttp: true },
     audience,
@@ -50,13 +51,18 @@ function build({ db, issuer, audience, keys, resourceMetadata }: OwnGuardParts):
     cacheEntries: 1_000,
     revocation: {
       // With the key's name: this process may hear a moment late that it is published no more.
-      check: async (claims, { kid }) => ((await isRevoked(db, { ...revocable(claims), kid })) ? 'revoked' : 'active'),
+      check: async (claims, { kid }) => ((await isRevoked(revocable(claims, kid))) ? 'revoked' : 'active'),
     },
   })
 }
 
-function revocable(claims: AccessTokenClaims) {
-  return {
+const known = new WeakMap<AccessTokenClaims, RevocableClaims>()
+
+/** The same object for the same claims, which are frozen. */
+function revocable(claims: AccessTokenClaims, kid: string | undefined): RevocableClaims {
+  const before = known.get(claims)
+  if (before !== undefined) return before
+  const found = {
     jti: claims.jti ?? '',
     sub: claims.sub,
     client_id: claims.client_id ?? '',
@@ -64,7 +70,10 @@ function revocable(claims: AccessTokenClaims) {
     sid: text(claims['sid']),
     grant_id: text(claims['grant_id']),
     token_version: typeof claims['token_version'] === 'number' ? claims['token_version'] : undefined,
+    kid,
   }
+  known.set(claims, found)
+  return found
 }
 
 function text(value: unknown): string | undefined {

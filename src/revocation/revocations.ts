@@ -111,26 +111,78 @@ export interface RevocableClaims {
  * client is.
  */
 export async function isRevoked(db: Db, claims: RevocableClaims): Promise<boolean> {
-  const isMachine = claims.sub === claims.client_id
+  const [revoked] = await areRevoked(db, [claims])
+  return revoked !== false
+}
+
+/** The same of several tokens, in one statement and in their order. */
+export async function areRevoked(db: Db, tokens: readonly RevocableClaims[]): Promise<boolean[]> {
+  const asked = tokens.map(({ jti, sub, client_id, iat, sid, grant_id, token_version = 0, kid }, place) => ({
+    place,
+    jti,
+    sub,
+    client_id,
+    iat,
+    sid,
+    grant_id,
+    token_version,
+    kid,
+  }))
   const { rows } = await sql<{ revoked: boolean }>`
     SELECT
       EXISTS (
         SELECT 1 FROM revocations r WHERE
-          (r.kind = 'token' AND r.subject = ${claims.jti})
-          OR (r.kind = 'grant' AND r.subject = ${claims.grant_id ?? null})
-          OR (r.kind = 'session' AND r.subject = ${claims.sid ?? null})
-          OR (r.kind = 'key' AND r.subject = ${claims.kid ?? null})
-          OR (r.kind = 'user' AND r.subject = ${claims.sub} AND r.token_version > ${claims.token_version ?? 0})
+          (r.kind = 'token' AND r.subject = t.jti)
+          OR (r.kind = 'grant' AND r.subject = t.grant_id)
+          OR (r.kind = 'session' AND r.subject = t.sid)
+          OR (r.kind = 'key' AND r.subject = t.kid)
+          OR (r.kind = 'user' AND r.subject = t.sub AND r.token_version > t.token_version)
           -- iat counts whole seconds: a token of the same second is dead too, on the safe side
-          OR (r.kind = 'client' AND r.subject = ${claims.client_id} AND to_timestamp(${claims.iat}) <= r.revoked_at)
+          OR (r.kind = 'client' AND r.subject = t.client_id AND to_timestamp(t.iat) <= r.revoked_at)
       )
-      OR NOT EXISTS (SELECT 1 FROM clients c WHERE c.id = ${claims.client_id} AND c.status = 'active')
-      OR (${isMachine} AND NOT EXISTS (
-        SELECT 1 FROM clients c WHERE c.id = ${claims.client_id} AND c.token_version <= ${claims.token_version ?? 0}
-      ))
-      OR (NOT ${isMachine} AND NOT EXISTS (
-        SELECT 1 FROM users u
-        WHERE u.id = ${claims.sub} AND u.account_status = 'active' AND u.token_version <= ${claims.token_version ?? 0}
-      )) AS revoked`.execute(db)
-  return rows[0]?.revoked !== false
+      OR NOT EXISTS (
+        SELECT 1 FROM clients c WHERE c.id = t.client_id AND c.status = 'active'
+          AND (t.sub <> t.client_id OR c.token_version <= t.token_version)
+      )
+      OR (t.sub <> t.client_id AND NOT EXISTS (
+        SELECT 1 FROM users u WHERE u.id = t.sub AND u.account_status = 'active' AND u.token_version <= t.token_version
+      )) AS revoked
+    FROM jsonb_to_recordset(${JSON.stringify(asked)}::jsonb) AS t (
+      place integer, jti text, sub text, client_id text, iat double precision, sid text, grant_id text,
+      token_version bigint, kid text
+    )
+    ORDER BY t.place`.execute(db)
+  return tokens.map((_, i) => rows[i]?.revoked !== false)
+}
+
+/**
+ * Asks of every token each time, and still not once for each: whoever asks while a question is under way waits for the
+ * next one, together with all the others that came meanwhile. The answer is of after the asking, as it must be.
+ */
+export function openRevocationCheck(db: Db): (claims: RevocableClaims) => Promise<boolean> {
+  let waiting = new Map<RevocableClaims, PromiseWithResolvers<boolean>>()
+  let isAsking = false
+
+  async function ask(): Promise<void> {
+    isAsking = true
+    while (waiting.size > 0) {
+      const asked = waiting
+      waiting = new Map()
+      try {
+        const revoked = await areRevoked(db, [...asked.keys()])
+        for (const [i, { resolve }] of [...asked.values()].entries()) resolve(revoked[i] !== false)
+      } catch (error) {
+        for (const { reject } of asked.values()) reject(error)
+      }
+    }
+    isAsking = false
+  }
+
+  return (claims) => {
+    // Claims that are one object are one token: the guard hands out the same for each request that carries it.
+    const joined = waiting.get(claims) ?? Promise.withResolvers<boolean>()
+    waiting.set(claims, joined)
+    if (!isAsking) void ask()
+    return joined.promise
+  }
 }

@@ -101,7 +101,6 @@ async function serve({ db }: TestDatabase, at: string, versions: readonly ApiVer
     }),
     idempotency: noKeys,
     onAnswer: (answer) => usage.record(answer),
-    handlerSeconds: 25,
     now: () => new Date(at),
   }) as Middleware[]
   const url = await serveApp(
@@ -276,7 +275,6 @@ eachDatabase((open) => {
         versions: [{ version: '1' }],
         authenticate: () => Promise.reject(new Error('not asked once it is gone')),
         idempotency: noKeys,
-        handlerSeconds: 25,
         now: () => new Date(at),
       })
       const url = await serveApp(
