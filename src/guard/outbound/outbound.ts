@@ -43,9 +43,10 @@ export interface CallOptions {
   /** This request may be sent again although its method is not idempotent by itself (RFC 9110 §9.2.2). */
   readonly repeatable?: boolean
   /**
-   * Try again on such an answer too, if the request may be sent again: some APIs say "not yet" with a status of their own.
+   * Try again after such an answer too, if the request may be sent again: some APIs say "not yet" with a status of their
+   * own.
    *
-   * @param answer - a copy, to be read or not
+   * @param answer - one that is no success and would not be tried again otherwise; a copy, to be read or not
    */
   readonly retryOn?: (answer: Response) => boolean | Promise<boolean>
   /** Cancels the call; it then rejects with the signal's reason. */
@@ -324,7 +325,8 @@ class Calls implements Outbound {
           if (token.drop(accessToken)) continue
         }
         if (!call.repeatable) return outcome
-        if (!isTransient(outcome.status) && (await call.retryOn?.(outcome.clone())) !== true) return outcome
+        const again = isTransient(outcome.status) || (!outcome.ok && (await call.retryOn?.(outcome.clone())))
+        if (again !== true) return outcome
       } else if (!outcome.hostFailed || !(call.repeatable || outcome.neverSent)) {
         throw outcome
       }
