@@ -60,7 +60,11 @@ export async function createRole(trx: Trx, actor: Actor, input: z.input<typeof c
     .executeTakeFirstOrThrow()
   if (numInsertedOrUpdatedRows === 0n) throw new Problem('CONFLICT', `There is already a role ${name}.`)
   await insertPermissions(trx, name, permissions)
-  await writeAudit(trx, actor, { action: 'role.created', target: { type: 'role', id: name }, details: { permissions } })
+  await writeAudit(trx, actor, {
+    action: 'role.created',
+    target: { type: 'role', id: name },
+    details: { after: { description, permissions } },
+  })
   return getRole(trx, name)
 }
 
@@ -151,16 +155,26 @@ async function insertPermissions(trx: Trx, role: string, permissions: readonly P
 }
 
 /** Everyone who had it loses it. @throws Problem when there is no such role, or for the one of administrators */
-export async function deleteRole(trx: Trx, actor: Actor, input: { name: string }): Promise<void> {
-  const { name } = parseInput(z.strictObject({ name: roleName }), input)
+export async function deleteRole(
+  trx: Trx,
+  actor: Actor,
+  input: { name: string; expectedVersions?: readonly number[] | undefined },
+): Promise<void> {
+  const name = parseInput(roleName, input.name)
   await lockRole(trx, name)
+  const { description, permissions, row_version: version } = await getRole(trx, name)
+  requireVersion(input.expectedVersions, version)
   if (name === administratorRole || name === everyoneRole) {
     throw new Problem('CONFLICT', `The role ${name} is built in and stays.`)
   }
   await requireRightsOfRole(trx, actor, name)
   const users = await endTokensOfHolders(trx, actor, name, `role ${name} deleted`)
   await trx.deleteFrom('roles').where('name', '=', name).execute()
-  await writeAudit(trx, actor, { action: 'role.deleted', target: { type: 'role', id: name }, details: { users } })
+  await writeAudit(trx, actor, {
+    action: 'role.deleted',
+    target: { type: 'role', id: name },
+    details: { before: { description, permissions }, users },
+  })
 }
 
 const rolePermissionSchema = permissionSchema.extend({ role: roleName })

@@ -123,6 +123,11 @@ export interface Declaration<P extends z.ZodObject, Q extends z.ZodObject, B ext
   readonly responses: R
   /** refusals of its own, besides those that its parts imply */
   readonly problems?: readonly ProblemCode[]
+  /**
+   * What stands at this path has a version, and the handler looks at the `expectedVersions` of its request. Elsewhere a
+   * change that names versions is refused: nothing there is in any of them.
+   */
+  readonly isVersioned?: boolean
   /** a change must say what it is based on (428 without If-Match) */
   readonly requiresMatch?: boolean
   /** of the answer; `private, no-cache` for GET and `no-store` for everything else when left out */

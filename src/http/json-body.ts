@@ -12,7 +12,8 @@ export interface JsonBody {
 
 /**
  * Reads a body of JSON: in UTF-8, not compressed, and of a media type that the endpoint takes. What PostgreSQL cannot
- * hold as text (the null character, half of a surrogate pair) is refused here, once for all of it.
+ * hold as text (the null character, half of a surrogate pair) is refused here, once for all of it; and so is a member
+ * `__proto__`, which some that read it would drop and others follow.
  *
  * @param options.mediaTypes those that are taken, in lower case
  * @param options.acceptPatch for a PATCH: a 415 then says what is taken (RFC 5789 §3.1)
@@ -31,7 +32,7 @@ export async function readJson(
   } catch (error) {
     throw new Problem('MALFORMED_REQUEST', 'The body is not JSON in UTF-8.', { cause: error })
   }
-  refuseUnstorableText(value, '')
+  refuseUnusable(value, '')
   return { value, mediaType, bytes }
 }
 
@@ -59,17 +60,18 @@ function checkMediaType(
 
 const deepest = 64
 
-function refuseUnstorableText(value: unknown, path: string, depth = 0): void {
+function refuseUnusable(value: unknown, path: string, depth = 0): void {
   if (depth > deepest) throw new Problem('MALFORMED_REQUEST', `The body is nested deeper than ${deepest} levels.`)
   if (typeof value === 'string') {
     if (!isStorableText(value)) throw unstorable(path)
   } else if (Array.isArray(value)) {
-    for (const [i, item] of value.entries()) refuseUnstorableText(item, `${path}[${i}]`, depth + 1)
+    for (const [i, item] of value.entries()) refuseUnusable(item, `${path}[${i}]`, depth + 1)
   } else if (typeof value === 'object' && value !== null) {
     for (const [name, member] of Object.entries(value)) {
       const inside = path === '' ? name : `${path}.${name}`
       if (!isStorableText(name)) throw unstorable(path)
-      refuseUnstorableText(member, inside, depth + 1)
+      if (name === '__proto__') throw refused(inside, 'unknown', 'There is no such field')
+      refuseUnusable(member, inside, depth + 1)
     }
   }
 }
@@ -80,8 +82,11 @@ export function isStorableText(text: string): boolean {
 }
 
 function unstorable(field: string): Problem {
-  const message = 'Holds a character that is not text (U+0000, or half of a surrogate pair)'
+  return refused(field, 'format', 'Holds a character that is not text (U+0000, or half of a surrogate pair)')
+}
+
+function refused(field: string, constraint: string, message: string): Problem {
   return new Problem('VALIDATION_ERROR', field === '' ? message : `${field.slice(0, 200)}: ${message}`, {
-    details: [{ field: field.slice(0, 200), constraint: 'format', message }],
+    details: [{ field: field.slice(0, 200), constraint, message }],
   })
 }

@@ -242,7 +242,7 @@ function requestHeaders(endpoint: Endpoint): z.ZodObject | undefined {
       .optional()
       .meta({ description: 'The same key and request within 24 hours get the same answer, and there is one effect.' })
   }
-  if (endpoint.method === 'PUT' || endpoint.method === 'PATCH') {
+  if (endpoint.isVersioned === true) {
     const description = 'The `ETag` that this change is based on; 412 when the resource has changed since.'
     headers['If-Match'] =
       endpoint.requiresMatch === true ? z.string().meta({ description }) : z.string().optional().meta({ description })
@@ -261,7 +261,7 @@ const always = [401, 403, 406, 429, 500, 503, 504] as const
 /** Which refusals follow from what an endpoint is made of. */
 export function refusalsOf(endpoint: Endpoint): number[] {
   const { method } = endpoint
-  const isChange = method === 'PUT' || method === 'PATCH'
+  const isChange = method !== 'GET' && method !== 'POST'
   return [
     ...new Set<number>([
       ...always,

@@ -270,10 +270,16 @@ export function clientRoutes({ cursors }: ClientRoutesParts): readonly Endpoint[
       access: write,
       params,
       body: replaceBody,
+      isVersioned: true,
       responses: { 200: clientBody },
       async handle({ params, body, expectedVersions, write }) {
         return write(async (trx, actor) => {
-          const client = await changeClient(trx, actor, { id: params.client_id, expectedVersions, to: () => body, isReplacement: true })
+          const client = await changeClient(trx, actor, {
+            id: params.client_id,
+            expectedVersions,
+            to: () => body,
+            isReplacement: true,
+          })
           return reply(200, describeClient(client), { version: client.row_version })
         })
       },
@@ -289,6 +295,7 @@ export function clientRoutes({ cursors }: ClientRoutesParts): readonly Endpoint[
       params,
       body: clientDocumentSchema,
       mergePatch: mergeBody,
+      isVersioned: true,
       responses: { 200: clientBody },
       async handle({ params, patched, expectedVersions, write }) {
         return write(async (trx, actor) => {
@@ -305,12 +312,13 @@ export function clientRoutes({ cursors }: ClientRoutesParts): readonly Endpoint[
       tag,
       access: write,
       params,
+      isVersioned: true,
       responses: { 204: null },
       problems: ['CONFLICT'],
-      async handle({ params, write }) {
+      async handle({ params, expectedVersions, write }) {
         return write(async (trx, actor) => {
           await requireRightsOverClient(trx, actor, params.client_id)
-          await deleteClient(trx, actor, { id: params.client_id })
+          await deleteClient(trx, actor, { id: params.client_id, expectedVersions })
           return reply(204, undefined)
         })
       },

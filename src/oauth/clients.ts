@@ -152,7 +152,7 @@ export async function createClient(
   await writeAudit(trx, actor, {
     action: 'client.created',
     target: { type: 'client', id },
-    details: { ...client, permissions: asked },
+    details: { after: { ...client, permissions: asked } },
   })
   const created = await getClient(trx, id)
   return secret === undefined ? { client: created } : { client: created, secret }
@@ -339,7 +339,7 @@ export async function disableClient(trx: Trx, actor: Actor, input: { id: string 
   await writeAudit(trx, actor, {
     action: 'client.disabled',
     target: { type: 'client', id },
-    details: { families_ended: families },
+    details: { before: { is_active: true }, after: { is_active: false }, families_ended: families },
   })
   return getClient(trx, id)
 }
@@ -351,7 +351,11 @@ export async function enableClient(trx: Trx, actor: Actor, input: { id: string }
   if (before.status === 'active') return before
   await trx.updateTable('clients').set({ status: 'active' }).where('id', '=', id).execute()
   await touchClient(trx, id)
-  await writeAudit(trx, actor, { action: 'client.enabled', target: { type: 'client', id } })
+  await writeAudit(trx, actor, {
+    action: 'client.enabled',
+    target: { type: 'client', id },
+    details: { before: { is_active: false }, after: { is_active: true } },
+  })
   return getClient(trx, id)
 }
 
@@ -387,15 +391,20 @@ export async function revokeEverythingOfClient(
  * revocation outlives it, so that its tokens stay dead even if another is registered under its id.
  * @throws Problem when there is no such client
  */
-export async function deleteClient(trx: Trx, actor: Actor, input: { id: string }): Promise<void> {
-  const { id } = parseInput(z.strictObject({ id: clientId }), input)
+export async function deleteClient(
+  trx: Trx,
+  actor: Actor,
+  input: { id: string; expectedVersions?: readonly number[] | undefined },
+): Promise<void> {
+  const { id } = parseInput(z.object({ id: clientId }), input)
   const before = await lockClient(trx, id)
+  requireVersion(input.expectedVersions, before.row_version)
   const families = await endEverything(trx, actor, { id, reason: 'client deleted' })
   await trx.deleteFrom('clients').where('id', '=', id).execute()
   await writeAudit(trx, actor, {
     action: 'client.deleted',
     target: { type: 'client', id },
-    details: { name: before.name, permissions: before.permissions, families_ended: families },
+    details: { before: clientDocument(before), families_ended: families },
   })
 }
 
@@ -637,8 +646,10 @@ async function finishSecretChange(
 ): Promise<ClientWithSecret> {
   const secret = await insertSecret(trx, id)
   await touchClient(trx, id)
-  await writeAudit(trx, actor, { action, target: { type: 'client', id }, details })
-  return { client: await getClient(trx, id), secret }
+  const client = await getClient(trx, id)
+  const secrets = client.secrets.map(({ id: secret_id, expires_at }) => ({ secret_id, expires_at }))
+  await writeAudit(trx, actor, { action, target: { type: 'client', id }, details: { ...details, after: { secrets } } })
+  return { client, secret }
 }
 
 /** @returns the secret itself, which is in nobody's hands afterwards but the caller's */

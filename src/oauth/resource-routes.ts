@@ -138,6 +138,7 @@ export function resourceRoutes({ issuer, cursors }: ResourceRoutesParts): readon
       access: write,
       params,
       body: putBody,
+      isVersioned: true,
       responses: { 200: resourceBody, 201: resourceBody },
       problems: ['CONFLICT'],
       async handle({ params, body, expectedVersions, mustExist, mustNotExist, write }) {
@@ -161,12 +162,13 @@ export function resourceRoutes({ issuer, cursors }: ResourceRoutesParts): readon
       tag,
       access: write,
       params,
+      isVersioned: true,
       responses: { 204: null },
       problems: ['CONFLICT'],
-      async handle({ params, write }) {
+      async handle({ params, expectedVersions, write }) {
         refuseOwn(params.resource_id)
         return write(async (trx, actor) => {
-          await deleteResource(trx, actor, { id: params.resource_id })
+          await deleteResource(trx, actor, { id: params.resource_id, expectedVersions })
           return reply(204, undefined)
         })
       },

@@ -102,12 +102,13 @@ export async function createResource(
     throw new Problem('CONFLICT', `There is already a resource ${resource.id}.`)
   }
   await writePermissions(trx, resource.id, resource.permissions)
+  const created = await getResource(trx, resource.id)
   await writeAudit(trx, actor, {
     action: 'resource.created',
     target: { type: 'resource', id: resource.id },
-    details: { permissions: resource.permissions.map(({ permission }) => permission) },
+    details: { after: described(created) },
   })
-  return getResource(trx, resource.id)
+  return created
 }
 
 /**
@@ -154,9 +155,14 @@ export async function updateResource(
  * Tokens for it end with it, since all tokens end of the clients that could ask for one.
  * @throws Problem when there is no such resource
  */
-export async function deleteResource(trx: Trx, actor: Actor, input: { id: string }): Promise<void> {
-  const { id: resourceId } = parseInput(z.strictObject({ id }), input)
+export async function deleteResource(
+  trx: Trx,
+  actor: Actor,
+  input: { id: string; expectedVersions?: readonly number[] | undefined },
+): Promise<void> {
+  const { id: resourceId } = parseInput(z.object({ id }), input)
   const before = await lockResource(trx, resourceId)
+  requireVersion(input.expectedVersions, before.row_version)
   await removePermissions(
     trx,
     actor,
@@ -290,7 +296,7 @@ function described({ name, access_token_lifetime_seconds, attribute_claims, perm
     name,
     access_token_lifetime_seconds,
     attribute_claims,
-    permissions: permissions.map(({ permission }) => permission),
+    permissions,
   }
 }
 

@@ -178,7 +178,7 @@ export async function createUser(trx: Trx, actor: Actor, input: CreateUser): Pro
   await writeAudit(trx, actor, {
     action: 'user.created',
     target: { type: 'user', id },
-    details: { has_password: passwordHash !== undefined, attributes: Object.keys(attributes) },
+    details: { after: userDocument(user), has_password: passwordHash !== undefined },
   })
   return user
 }
@@ -431,7 +431,11 @@ export async function enableUser(trx: Trx, actor: Actor, { userId }: { readonly 
     .set({ account_status: 'active', row_version: sql<number>`row_version + 1`, updated_at: sql<Date>`now()` })
     .where('id', '=', userId)
     .execute()
-  await writeAudit(trx, actor, { action: 'user.enabled', target: { type: 'user', id: userId } })
+  await writeAudit(trx, actor, {
+    action: 'user.enabled',
+    target: { type: 'user', id: userId },
+    details: { before: { is_active: false }, after: { is_active: true } },
+  })
   return getUser(trx, userId)
 }
 
@@ -474,13 +478,18 @@ async function forgetConsents(trx: Trx, userId: string): Promise<number> {
 
 /**
  * Removes a person and everything kept about them; the audit record keeps the id.
- * @throws Problem RESOURCE_NOT_FOUND when there is no such person
+ * @throws Problem RESOURCE_NOT_FOUND when there is no such person, PRECONDITION_FAILED
  */
-export async function deleteUser(trx: Trx, actor: Actor, { userId }: { readonly userId: string }): Promise<void> {
+export async function deleteUser(
+  trx: Trx,
+  actor: Actor,
+  { userId, expectedVersions }: Pick<UpdateUser, 'userId' | 'expectedVersions'>,
+): Promise<void> {
   await forgetConsents(trx, userId)
   await lockFamilies(trx, userId)
   await requireAnotherAdministrator(trx, userId)
-  await lockUser(trx, userId)
+  const { row_version: version } = await lockUser(trx, userId)
+  requireVersion(expectedVersions, version)
   await requireRightsOver(trx, actor, userId)
   await endAccess(trx, actor, userId, 'user.deleted', 'the account was deleted')
   await trx.deleteFrom('users').where('id', '=', userId).execute()
