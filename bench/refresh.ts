@@ -144,7 +144,11 @@ async function compareRotations(database: BenchDatabase) {
     // As long as those of a real answer: an access token, an ID token, the successor.
     const reply = { access_token: 'x'.repeat(900), id_token: 'x'.repeat(800), expires_in: 900, token_type: 'Bearer' }
     const rotate = async (family: Family, next = freshValue()): Promise<void> => {
-      const transaction = new TokenTransaction(db, { beginsOnFinding: true, revocationReason: 'revoked' })
+      const transaction = new TokenTransaction(db, {
+        beginsOnFinding: true,
+        revocationReason: 'revoked',
+        requestId: undefined,
+      })
       await runInTokenTransaction(transaction, async () => {
         const found = await refreshTokens.find(family.token)
         if (found === undefined || (await grants.find(family.grantId)) === undefined)

@@ -92,7 +92,7 @@ export async function revokeApiKey(trx: Trx, actor: Actor, input: { api_key_id: 
   await writeAudit(trx, actor, {
     action: 'api-key.revoked',
     target: { type: 'api-key', id: api_key_id },
-    details: { client_id: key.client_id, name: key.name },
+    details: { client_id: key.client_id, name: key.name, plan: key.plan, expires_at: key.expires_at },
   })
 }
 

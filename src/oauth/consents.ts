@@ -58,12 +58,17 @@ export async function withdrawConsent(
   { userId, clientId }: { readonly userId: string; readonly clientId: string },
 ): Promise<void> {
   // In this order: grants.ts says why.
-  await trx.deleteFrom('consents').where('user_id', '=', userId).where('client_id', '=', clientId).execute()
+  const withdrawn = await trx
+    .deleteFrom('consents')
+    .where('user_id', '=', userId)
+    .where('client_id', '=', clientId)
+    .returning(['resource', 'scope'])
+    .execute()
   await revokeFamiliesOf(trx, actor, { userId, clientId, reason: 'consent withdrawn' })
   await writeAudit(trx, actor, {
     action: 'consent.withdrawn',
     target: { type: 'client', id: clientId },
-    details: { user_id: userId },
+    details: { user_id: userId, scopes: withdrawn },
   })
 }
 

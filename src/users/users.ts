@@ -415,7 +415,11 @@ export async function disableUser(
   if (user.account_status === 'disabled') return user
   await requireRightsOver(trx, actor, userId)
   await trx.updateTable('users').set({ account_status: 'disabled' }).where('id', '=', userId).execute()
-  return endAccess(trx, actor, userId, 'user.disabled', reason)
+  const { user: disabled } = await endEverything(trx, actor, userId, 'user.disabled', reason, {
+    before: { is_active: true },
+    after: { is_active: false },
+  })
+  return disabled
 }
 
 /**
