@@ -10,7 +10,7 @@ import { z } from 'zod'
 import type { Actor } from '../audit/audit.ts'
 import type { Db } from '../database/database.ts'
 import { CallerLeft } from '../http/deadline.ts'
-import { readJson } from '../http/json-body.ts'
+import { isStorableText, readJson } from '../http/json-body.ts'
 import { parseInput, Problem } from '../problems.ts'
 import type { OwnGuard } from '../revocation/own-guard.ts'
 import { eventTypes, eventUri } from './events.ts'
@@ -23,6 +23,7 @@ import {
   inactivitySeconds,
   listStreams,
   minVerificationIntervalSeconds,
+  noStream,
   pollMethod,
   pushMethod,
   receiverSupplied,
@@ -59,7 +60,7 @@ export interface RouteParts {
   readonly log: Logger
 }
 
-const streamId = z.string().min(1).max(100)
+const streamId = z.string().min(1).max(100).refine(isStorableText, 'holds a character that is not text')
 
 /** What we supply may be sent back, and must then be what it is (SSF 1.0 §8.1.1.3). */
 const transmitterSupplied = {
@@ -173,7 +174,7 @@ export function signalRoutes(parts: RouteParts): Router {
   router.post(`${root}/streams/:stream_id/events`, ...protect, async (ctx) => {
     const request = parseInput(pollSchema, await read(ctx, 'may be empty'))
     const id = ctx.params['stream_id'] ?? ''
-    if (!streamId.safeParse(id).success || id.includes('\0')) throw new Problem('RESOURCE_NOT_FOUND')
+    if (!streamId.safeParse(id).success) throw noStream()
     const left = new AbortController()
     ctx.res.once('close', () => {
       if (!ctx.res.writableFinished) left.abort(new CallerLeft())

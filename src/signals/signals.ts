@@ -28,8 +28,6 @@ import { openWaiting } from './waiting.ts'
 export interface Signals {
   /** `/.well-known/ssf-configuration`, `/ssf/…` */
   readonly routes: Router
-  /** how many streams wait in this process */
-  waiting(): number
   close(): Promise<void>
 }
 
@@ -107,7 +105,6 @@ export async function openSignals(parts: SignalsParts): Promise<Signals> {
   })
   return {
     routes,
-    waiting: () => waiting.count(),
     async close() {
       waiting.close()
       await stopPushing()

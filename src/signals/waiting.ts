@@ -38,8 +38,6 @@ export interface Waiting {
    *   too many wait or this process is going; the database's errors; `signal`'s reason
    */
   next(wanted: NextEvents): Promise<Events>
-  /** how many wait at this moment */
-  count(): number
   close(): void
 }
 
@@ -203,7 +201,6 @@ export function openWaiting({
 
   return {
     next,
-    count: () => waiters.size,
     close() {
       isClosed = true
       for (const end of unsubscribe) end()

@@ -41,11 +41,13 @@ eachDatabase((_open, engine) => {
       }
       return { seen: seen.size, pages, ms: performance.now() - startedAt }
     }
-    let isDraining = true
-    const draining = Promise.all([drain(), drain()]).finally(() => (isDraining = false))
+    const progress = { isDraining: true }
+    const draining = Promise.all([drain(), drain()]).finally(() => {
+      progress.isDraining = false
+    })
     const latencies: number[] = []
     let ack: string[] = []
-    for (let n = 0; isDraining; n += 1) {
+    for (let n = 0; progress.isDraining; n += 1) {
       const waiting = receiver.poll(live, { ack })
       const revokedAt = performance.now()
       await db

@@ -96,6 +96,27 @@ onPostgres(() => {
       expect((await receiver.drain(stream)).map(subjectOf)).toEqual(['session slow again'])
     })
 
+    it('whose number is older than that of a transaction that began before it', async () => {
+      const stream = await caughtUp()
+      const { promise: mayRevoke, resolve: goOn } = Promise.withResolvers<void>()
+      const { promise: hasBegun, resolve: begun } = Promise.withResolvers<void>()
+      const older = elsewhere.db.transaction().execute(async (trx) => {
+        await sql`SELECT pg_current_xact_id()`.execute(trx)
+        begun()
+        await mayRevoke
+        await revoke(trx, { kind: 'session', subject: 'older, and numbered later', reason: 'signed out' })
+      })
+      await hasBegun
+      const younger = await begin('younger, and numbered earlier')
+      goOn()
+      await older
+      expect((await receiver.drain(stream)).map(subjectOf)).toEqual(['session older, and numbered later'])
+      expect(await countReceipts(stream)).toBe(0)
+      await younger.commit()
+      expect((await receiver.drain(stream)).map(subjectOf)).toEqual(['session younger, and numbered earlier'])
+      expect((await receiver.drain(stream)).map(subjectOf)).toEqual([])
+    })
+
     it('that is given up leaves no gap', async () => {
       const stream = await caughtUp()
       const failed = elsewhere.db

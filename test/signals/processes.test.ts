@@ -14,8 +14,9 @@ onPostgres(() => {
     const database = await createDatabase('postgres')
     const environment = { ...cheapestWorkFactor, LOG_LEVEL: 'warn', LATCHKEY_DRAIN_SECONDS: '1' }
     const first = await startServer({ database, environment })
-    const { db, close } = await openLocation(database)
-    onTestFinished(close)
+    const local = await openLocation(database)
+    const { db } = local
+    onTestFinished(() => local.close())
     const end = (subject: string) =>
       db.transaction().execute((trx) => revoke(trx, { kind: 'session', subject, reason: 'signed out' }))
     const receiver = await new Receiver(first.url, await registerReceiver(db, first.url)).signIn()

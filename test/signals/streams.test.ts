@@ -157,6 +157,11 @@ eachDatabase((_open, engine) => {
         ])
       }
       expect(codeOf(await receiver.poll('%00'))).toBe('404 RESOURCE_NOT_FOUND')
+      for (const query of ['', '?stream_id=', '?stream_id=%00', `?stream_id=${stream}&stream_id=${stream}`]) {
+        expect(codeOf(await receiver.request('DELETE', `/ssf/streams${query}`))).toBe('400 VALIDATION_ERROR')
+        expect(codeOf(await receiver.request('GET', `/ssf/status${query}`))).toBe('400 VALIDATION_ERROR')
+      }
+      expect(codeOf(await receiver.request('GET', '/ssf/streams?stream_id=%00'))).toBe('400 VALIDATION_ERROR')
     })
 
     it('a body that is no JSON, of another type, or too large', async () => {

@@ -37,7 +37,8 @@ export async function killWhileRevoking(victims: number): Promise<Tally> {
       startServer({ database, environment: { ...environment, LATCHKEY_ISSUER: stable.url } }),
     ),
   )
-  const { db, close } = await openLocation(database, { poolSize: writers + 2 })
+  const local = await openLocation(database, { poolSize: writers + 2 })
+  const { db } = local
   try {
     const receiver = await new Receiver(stable.url, await registerReceiver(db, stable.url)).signIn()
     // One that stays, and two that are thrown from one server to the next.
@@ -69,7 +70,7 @@ export async function killWhileRevoking(victims: number): Promise<Tally> {
       renamed: receptions.flatMap(({ renamed }) => renamed),
     }
   } finally {
-    await close()
+    await local.close()
   }
 }
 
