@@ -48,9 +48,9 @@ import { openSignals } from './signals/signals.ts'
 import { openKeyEncryption } from './signing/key-encryption.ts'
 import { openKeyRing } from './signing/key-ring.ts'
 import { startRotation } from './signing/rotation.ts'
-import { sealer } from './signing/sealing.ts'
+import { sealer, signer } from './signing/sealing.ts'
 import { openSecretRing } from './signing/secret-ring.ts'
-import { signer } from './signing/signer.ts'
+
 import { openAttributes } from './users/attributes.ts'
 import { measureOnce, openPasswords, type Passwords } from './users/password.ts'
 import { describeWorkFactor, readWorkFactor, type WorkFactor } from './users/work-factor.ts'
@@ -200,12 +200,12 @@ export async function openServer({ config, log, phase }: ServerParts): Promise<O
       overload(config.maxRequestsUnderWay),
       handlerDeadline({ handlerSeconds: config.handlerTimeoutSeconds, log }),
       errorReference((errors) => views.errors({ errors })), //  /docs/errors
+      ...management.middlewares, //  /openapi.json  /docs…  /v1/…  /users… and the other nouns, by version header
       assets.middleware,
       start.routes(), //  /  /demo  /demo/callback
       start.allowedMethods(),
       login.routes(), //  /interaction/:uid…  /account/…
       login.allowedMethods(),
-      ...management.middlewares, //  /openapi.json  /docs…  /v1/…  /users… and the other nouns, by version header
       networkLimit(limiter, { ...config, appliesTo: isLimitedPath, onRefused: metrics.countRateLimited }),
       redirectPostToGet, //  POST /authorize  POST /logout
       oauth.middleware, //  /authorize  /token  /userinfo  /introspect  /revoke  /logout  /par  /.well-known/…

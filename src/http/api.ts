@@ -6,6 +6,7 @@
  */
 import { Router } from '@koa/router'
 import type { Context, Middleware, Next, ParameterizedContext } from 'koa'
+import compose from 'koa-compose'
 import type { Logger } from 'pino'
 import { z } from 'zod'
 import type { Db, Trx } from '../database/database.ts'
@@ -92,7 +93,13 @@ export function apiMiddlewares(parts: ApiParts): Middleware[] {
     await next()
   }
 
-  return [version as Middleware, router.routes() as unknown as Middleware, router.allowedMethods() as Middleware]
+  // Everything else passes by without being held against each route.
+  const route = compose<ParameterizedContext>([router.routes() as never, router.allowedMethods() as never])
+  async function routes(ctx: Context, next: Next): Promise<void> {
+    await ((ctx.state as ApiState).version === undefined ? next() : route(ctx, next))
+  }
+
+  return [version as Middleware, routes as Middleware]
 }
 
 interface ApiState extends RequestState {

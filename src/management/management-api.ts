@@ -3,7 +3,6 @@
  * It is a resource like any other (`{issuer}/v1`), behind the guard that every resource uses. This room puts it together:
  * which endpoints there are (each subject declares its own), which versions, who calls, and the document of it all.
  */
-import { Router } from '@koa/router'
 import type { Middleware } from 'koa'
 import type { Logger } from 'pino'
 import { roleRoutes } from '../access/routes.ts'
@@ -159,28 +158,27 @@ const metadataPath = '/.well-known/oauth-protected-resource/v1'
 /** The documents about the API, which everybody may read. */
 function describing(issuer: string, document: OpenApiDocument): Middleware {
   const text = JSON.stringify(document)
-  const metadata = {
+  const metadata = JSON.stringify({
     resource: managementResourceId(issuer),
     authorization_servers: [issuer],
     scopes_supported: managementPermissions.map(([permission]) => permission),
     bearer_methods_supported: ['header'],
     dpop_signing_alg_values_supported: ['RS256', 'PS256', 'ES256', 'EdDSA'],
     resource_documentation: `${issuer}/docs`,
-  }
-  const router = new Router()
-  router.get('/openapi.json', (ctx) => {
-    const tag = bodyTag(text)
-    ctx.set({ ETag: tag, 'Cache-Control': 'public, no-cache' })
-    if (!matchesNone(ctx.get('If-None-Match'), tag)) {
-      ctx.status = 304
+  })
+  return async function describing(ctx, next) {
+    const isDocument = ctx.path === '/openapi.json'
+    if ((!isDocument && ctx.path !== metadataPath) || (ctx.method !== 'GET' && ctx.method !== 'HEAD')) {
+      await next()
       return
     }
-    ctx.body = text
-    ctx.type = 'application/json'
-  })
-  router.get(metadataPath, (ctx) => {
-    ctx.set('Cache-Control', `public, max-age=300`)
-    ctx.body = metadata
-  })
-  return router.routes() as unknown as Middleware
+    ctx.state['endpoint'] = ctx.path
+    const body = isDocument ? text : metadata
+    const tag = bodyTag(body)
+    ctx.set({ ETag: tag, 'Cache-Control': 'public, no-cache' })
+    if (matchesNone(ctx.get('If-None-Match'), tag)) {
+      ctx.body = body
+      ctx.type = 'application/json'
+    } else ctx.status = 304
+  }
 }
