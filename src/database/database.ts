@@ -220,6 +220,11 @@ export function isStatementTimeout(error: unknown): boolean {
   return ('code' in error && error.code === '57014') || isStatementTimeout(error.cause)
 }
 
+/** Whether PostgreSQL refused a statement because another one of its transaction had failed (SQLSTATE 25P02). */
+export function isInFailedTransaction(error: unknown): boolean {
+  return error instanceof Error && 'code' in error && error.code === '25P02'
+}
+
 /** Whether an error is PostgreSQL's refusal of a duplicate (SQLSTATE 23505), and of which constraint. */
 export function violatedUniqueConstraint(error: unknown): string | undefined {
   if (!(error instanceof Error) || !('code' in error) || error.code !== '23505') return undefined

@@ -13,7 +13,7 @@ import { Provider, errors, type Configuration, type KoaContextWithOIDC, type Ses
 import type { Logger } from 'pino'
 import type { Config } from '../config.ts'
 import type { Changes } from '../database/changes.ts'
-import { isDatabaseUnavailable, type Database } from '../database/database.ts'
+import { isDatabaseUnavailable, isInFailedTransaction, type Database } from '../database/database.ts'
 import { formActionOf } from '../http/security-headers.ts'
 import type { KeyRing } from '../signing/key-ring.ts'
 import type { SecretRing } from '../signing/secret-ring.ts'
@@ -384,6 +384,8 @@ function adjust(provider: Provider, directory: ClientDirectory, store: Store): v
       return await save.call(this, ttl)
     } catch (error) {
       if (error instanceof errors.LoginRequired) Object.assign(this, { destroyed: true })
+      // The request has failed already, and what failed first is what it is answered with.
+      if (isInFailedTransaction(error)) return ''
       throw error
     }
   }

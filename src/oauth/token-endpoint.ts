@@ -27,16 +27,21 @@ export async function answerInTransaction(db: Db, ctx: Context, answer: () => Pr
       await answer()
       await settle(transaction, ctx as unknown as KoaContextWithOIDC)
       // If this fails, the answer must not go out: Koa then sends 500 or 503 instead.
-      await (ctx.status < 500 ? transaction.commit() : transaction.rollback())
+      if (ctx.status < 500) await transaction.commit()
+      else await undo(transaction, ctx)
     } catch (error) {
-      await transaction.rollback().catch(() => undefined)
-      // Whoever could not be signed out keeps the cookie, to try again.
-      ctx.remove('Set-Cookie')
+      await undo(transaction, ctx).catch(() => undefined)
       throw error
     } finally {
       transaction.end()
     }
   })
+}
+
+/** Whoever could not be signed out keeps the cookie of the session that is still there. */
+async function undo(transaction: TokenTransaction, ctx: Context): Promise<void> {
+  ctx.remove('Set-Cookie')
+  await transaction.rollback()
 }
 
 const spendingRoutes: ReadonlyMap<string, string> = new Map([
