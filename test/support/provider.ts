@@ -45,7 +45,7 @@ export interface ProviderOptions {
 
 /** The provider ends with the test, or, opened in a `beforeAll`, with the last one. */
 export async function openProvider(engine: Engine, options: ProviderOptions = {}): Promise<TestProvider> {
-  const port = await findFreePort()
+  const port = Number(options.environment?.['PORT'] ?? (await findFreePort()))
   const location = options.besides?.location ?? (await createDatabase(engine))
   const keysDir = options.besides?.config.keysDir ?? (await mkdtemp(join(tmpdir(), 'latchkey-keys-')))
   const dataDir = engine === 'pglite' ? location.dataDir : await mkdtemp(join(tmpdir(), 'latchkey-data-'))
@@ -72,7 +72,8 @@ export async function openProvider(engine: Engine, options: ProviderOptions = {}
   const log = openLog({ ...config, logFormat: 'json' }, output)
   const server = await openServer({ config, log, phase: () => 'ready' })
   if (options.keepsPlans !== true) await server.database.db.updateTable('clients').set({ plan: null }).execute()
-  const http = createServer(server.handle).listen(port, '127.0.0.1')
+  // Longer than any test pauses between two requests: a client must not find its connection just closing.
+  const http = createServer({ keepAliveTimeout: 65_000 }, server.handle).listen(port, '127.0.0.1')
   await once(http, 'listening')
   let closing: Promise<void> | undefined
   const close = () =>
