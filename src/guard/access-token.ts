@@ -13,7 +13,7 @@ import type { AccessTokenClaims, Caller } from './caller.ts'
 import { decodeSegment, readCompactJws, REFUSED_HEADER_MEMBERS } from './compact-jws.ts'
 import { GuardError, invalidRequest, invalidToken, unavailable } from './errors.ts'
 import type { Issuer } from './issuer.ts'
-import type { RevocationCheck } from './revocation/revocation-check.ts'
+import type { RevocationCheck, RevocationVerdict } from './revocation/revocation-check.ts'
 import { parseStrictObject } from './strict-json.ts'
 import { isAlgorithm } from './verification-key.ts'
 import type { Algorithm, VerificationKey } from './verification-key.ts'
@@ -106,7 +106,8 @@ export class AccessTokenVerifier {
   async #meet(token: string, digest: string, now: number): Promise<VerifiedToken> {
     const verified = await this.#verifyAnew(token)
     this.#assertTimes(verified.claims, now / 1000)
-    if (this.#revocation !== undefined) await this.#assertNotRevoked(verified, token, this.#revocation)
+    const judgement = this.#revocation && this.#assertNotRevoked(verified, token, this.#revocation)
+    if (judgement instanceof Promise) await judgement
     this.#remember(digest, verified)
     return verified
   }
@@ -185,20 +186,27 @@ export class AccessTokenVerifier {
     if (nbf !== undefined && nbf > now + tolerance) throw invalidToken('not_yet_valid', `nbf ${nbf}, now ${now}`)
   }
 
-  async #assertNotRevoked(known: RememberedToken, token: string, revocation: RevocationCheck): Promise<VerifiedToken> {
+  /** At once when the check answers at once, as a table in memory does. */
+  #assertNotRevoked(
+    known: RememberedToken,
+    token: string,
+    revocation: RevocationCheck,
+  ): VerifiedToken | Promise<VerifiedToken> {
     // Read before the look-up: what arrives in between must be looked up again.
     const version = revocation.version?.()
     let verdict
     try {
-      verdict = await revocation.check(known.claims, { kid: known.key.kid, token })
+      verdict = revocation.check(known.claims, { kid: known.key.kid, token })
     } catch (error) {
-      throw error instanceof GuardError ? error : unavailable('revocation', 1, 'the check failed', error)
+      throw uncheckable(error)
     }
-    if (verdict === 'revoked') throw invalidToken('revoked')
-    // Anything but a clear answer is no answer.
-    if (verdict !== 'active') throw unavailable('revocation', 1, 'not known whether the token was revoked')
-    known.checkedAtVersion = version
-    return known
+    if (typeof verdict === 'string') return judged(known, verdict, version)
+    return Promise.resolve(verdict).then(
+      (answer) => judged(known, answer, version),
+      (error: unknown) => {
+        throw uncheckable(error)
+      },
+    )
   }
 
   #recall(digest: string): RememberedToken | undefined {
@@ -218,6 +226,18 @@ export class AccessTokenVerifier {
     }
     this.#young.set(digest, token)
   }
+}
+
+/** @throws GuardError 401 for a token that is revoked, 503 for any answer that is none */
+function judged(token: RememberedToken, verdict: RevocationVerdict, version: number | undefined): VerifiedToken {
+  if (verdict === 'revoked') throw invalidToken('revoked')
+  if (verdict !== 'active') throw unavailable('revocation', 1, 'not known whether the token was revoked')
+  token.checkedAtVersion = version
+  return token
+}
+
+function uncheckable(error: unknown): GuardError {
+  return error instanceof GuardError ? error : unavailable('revocation', 1, 'the check failed', error)
 }
 
 /**

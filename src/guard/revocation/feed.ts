@@ -382,7 +382,7 @@ export class RevocationFeed implements RevocationCheck {
     // Nothing that heals by itself: somebody has to look at the credentials.
     this.#hasWarned = true
     process.emitWarning(`The feed of revocations of ${this.#parts.issuer.name} cannot be had: ${this.#lastError}`, {
-      code: 'LATCHKEY_GUARD_REVOCATION_REFUSED',
+      code: 'GUARD_REVOCATION_REFUSED',
     })
   }
 

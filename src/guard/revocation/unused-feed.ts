@@ -53,7 +53,7 @@ export class UnusedFeed {
     process.emitWarning(
       `${name} publishes revocations, but this guard has no credentials for them: a revoked token is good until it ` +
         'expires. Give revocation: { clientId, clientSecret }, or say revocation: false.',
-      { code: 'LATCHKEY_GUARD_REVOCATION_OFF' },
+      { code: 'GUARD_REVOCATION_OFF' },
     )
   }
 }

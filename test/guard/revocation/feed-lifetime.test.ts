@@ -50,8 +50,8 @@ describe('a guard without credentials for the feed', () => {
     expect(guard.health()).toMatchObject({ status: 'ok', revocation: { status: 'off', reason: 'no credentials' } })
     await idp.revoke({ sub: 'alice' })
     expect(await outcome(guard, token)).toBe('alice')
-    await until('warned', () => told('LATCHKEY_GUARD_REVOCATION_OFF').length > 0)
-    expect(told('LATCHKEY_GUARD_REVOCATION_OFF')).toEqual([expect.stringContaining(idp.issuer)])
+    await until('warned', () => told('GUARD_REVOCATION_OFF').length > 0)
+    expect(told('GUARD_REVOCATION_OFF')).toEqual([expect.stringContaining(idp.issuer)])
     expect(guard.metrics().revocation).toBeUndefined()
   })
 
@@ -75,7 +75,7 @@ describe('a guard without credentials for the feed', () => {
     await until('asked', () => asked > 0)
     await new Promise((resolve) => setTimeout(resolve, 50))
     expect(guard.health().revocation).toBeUndefined()
-    expect(told('LATCHKEY_GUARD_REVOCATION_OFF')).toEqual([])
+    expect(told('GUARD_REVOCATION_OFF')).toEqual([])
   })
 
   it('asks nobody when the keys were handed in', async () => {
@@ -116,7 +116,7 @@ describe('a guard that cannot have the feed', () => {
     expect(guard.health().status).toBe('unavailable')
     expect(feedOf(guard).lastError).toContain('invalid_client')
     await until('more attempts', () => wire.count('POST /token') > 2)
-    const [warning, ...others] = told('LATCHKEY_GUARD_REVOCATION_REFUSED')
+    const [warning, ...others] = told('GUARD_REVOCATION_REFUSED')
     expect(others).toEqual([])
     expect(warning).toContain('invalid_client')
     expect(JSON.stringify([warning, guard.health()])).not.toContain(secret)
