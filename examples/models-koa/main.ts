@@ -8,11 +8,12 @@ import { z } from 'zod'
 import { createModelsService } from './models-service.ts'
 import { openModels } from './models.ts'
 
+const credentials = z.looseObject({ client_id: z.string(), client_secret: z.string() })
 const demoFile = z.looseObject({
   issuer: z.url(),
   resource: z.url(),
   user: z.looseObject({ id: z.string() }),
-  clients: z.looseObject({ service: z.looseObject({ client_id: z.string(), client_secret: z.string() }) }),
+  clients: z.looseObject({ service: credentials, models: credentials }),
 })
 
 const path = process.env['LATCHKEY_DEMO_FILE'] ?? 'data/demo.json'
@@ -22,6 +23,8 @@ const guard = createGuard({
   issuer: demo.issuer,
   audience: demo.resource,
   policies: new URL('policies.yaml', import.meta.url).pathname,
+  // What is revoked is dead here within a second, and no request asks the provider.
+  revocation: { clientId: demo.clients.models.client_id, clientSecret: demo.clients.models.client_secret },
   audit: (event) => console.log(JSON.stringify(event)),
 })
 
@@ -57,6 +60,10 @@ const server = createModelsService(guard, models).listen(port, '127.0.0.1', () =
 
   # the list: your own, the shared and the public ones, and no other
   curl -s -H "Authorization: Bearer $TOKEN" ${address}/models
+
+  # revoked at the provider, the token is dead here within a second: 401
+  curl -s -u ${serviceId}:${serviceSecret} -d token=$TOKEN ${demo.issuer}/revoke; sleep 1
+  curl -i -H "Authorization: Bearer $TOKEN" ${address}/models
 `)
 })
 

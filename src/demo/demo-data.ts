@@ -15,7 +15,12 @@ import type { Config } from '../config.ts'
 import type { Db, Trx } from '../database/database.ts'
 import { putPlan, setClientPlan } from '../metering/plans.ts'
 import { createClient, setClientPermissions, updateClient } from '../oauth/clients.ts'
-import { managementPermissions, managementResourceId } from '../oauth/own-entries.ts'
+import {
+  managementPermissions,
+  managementResourceId,
+  signalsPermission,
+  signalsResourceId,
+} from '../oauth/own-entries.ts'
 import { createResource } from '../oauth/resources.ts'
 import { openAttributes } from '../users/attributes.ts'
 import type { PasswordHash, Passwords } from '../users/password.ts'
@@ -29,6 +34,8 @@ const storedSchema = z.object({
   admin: z.object({ id: z.string(), email: z.string(), password: z.string() }),
   webSecret: z.string(),
   serviceSecret: z.string(),
+  /** demo data of before the feed has none */
+  modelsSecret: z.string().optional(),
   issuer: z.string(),
 })
 type Stored = z.infer<typeof storedSchema>
@@ -50,6 +57,8 @@ export interface DemoData {
     readonly web: { readonly client_id: string; readonly client_secret: string; readonly redirect_uri: string }
     readonly spa: { readonly client_id: string; readonly redirect_uri: string }
     readonly service: { readonly client_id: string; readonly client_secret: string; readonly scope: string }
+    /** the example service itself, which is told what has been revoked */
+    readonly models: { readonly client_id: string; readonly client_secret: string }
   }
 }
 
@@ -69,6 +78,7 @@ const basicPlan = {
 const webId = 'demo-web'
 const spaId = 'demo-spa'
 const serviceId = 'demo-service'
+const modelsId = 'demo-models'
 const settingName = 'demo'
 const demoLock = 0x1a7c_0013
 
@@ -78,7 +88,8 @@ export async function ensureDemoData(
   config: Pick<Config, 'issuer' | 'dataDir' | 'userAttributesFile'>,
   passwords: Passwords,
 ): Promise<DemoData> {
-  const stored = (await findStored(db)) ?? (await create(db, config, passwords))
+  const found = (await findStored(db)) ?? (await create(db, config, passwords))
+  const stored = found.modelsSecret === undefined ? await addModels(db, found) : found
   if (stored.issuer !== config.issuer) await moveTo(db, stored, config.issuer)
   const data = describe(stored, config.issuer)
   writeDemoFile(config.dataDir, data)
@@ -183,7 +194,41 @@ async function createPeople(
   return { user: alice.id, admin: admin.id }
 }
 
-async function createClients(trx: Trx, issuer: string): Promise<{ webSecret: string; serviceSecret: string }> {
+/** For demo data of before the feed. */
+async function addModels(db: Db, stored: Stored): Promise<Stored> {
+  return db.transaction().execute(async (trx) => {
+    await sql`SELECT pg_advisory_xact_lock(${demoLock})`.execute(trx)
+    const now = (await findStored(trx)) ?? stored
+    if (now.modelsSecret !== undefined) return now
+    const added = { ...now, modelsSecret: await createModels(trx, now.issuer) }
+    await trx
+      .updateTable('settings')
+      .set({ value: JSON.stringify(added) })
+      .where('name', '=', settingName)
+      .execute()
+    return added
+  })
+}
+
+/** @returns its secret */
+async function createModels(trx: Trx, issuer: string): Promise<string> {
+  const { secret = '' } = await createClient(trx, systemActor, {
+    id: modelsId,
+    type: 'machine',
+    name: 'Demo models service',
+    permissions: [receiveSignals(issuer)],
+  })
+  return secret
+}
+
+function receiveSignals(issuer: string) {
+  return { resource: signalsResourceId(issuer), permission: signalsPermission }
+}
+
+async function createClients(
+  trx: Trx,
+  issuer: string,
+): Promise<{ webSecret: string; serviceSecret: string; modelsSecret: string }> {
   const web = await createClient(trx, systemActor, {
     id: webId,
     type: 'web',
@@ -209,7 +254,8 @@ async function createClients(trx: Trx, issuer: string): Promise<{ webSecret: str
   for (const client_id of [webId, spaId, serviceId]) {
     await setClientPlan(trx, systemActor, { client_id, plan: basicPlan.name })
   }
-  return { webSecret: web.secret ?? '', serviceSecret: service.secret ?? '' }
+  const modelsSecret = await createModels(trx, issuer)
+  return { webSecret: web.secret ?? '', serviceSecret: service.secret ?? '', modelsSecret }
 }
 
 /** The issuer changed, usually its port: the demo clients move with it. */
@@ -219,6 +265,7 @@ async function moveTo(db: Db, stored: Stored, issuer: string): Promise<void> {
     await updateClient(trx, systemActor, { id: webId, ...redirects(issuer).web })
     await updateClient(trx, systemActor, { id: spaId, ...redirects(issuer).spa })
     await setClientPermissions(trx, systemActor, { id: webId, permissions: webPermissions(issuer) })
+    await setClientPermissions(trx, systemActor, { id: modelsId, permissions: [receiveSignals(issuer)] })
     await trx
       .updateTable('settings')
       .set({ value: JSON.stringify({ ...stored, issuer }) })
@@ -251,7 +298,7 @@ function randomPassword(): string {
   return randomBytes(12).toString('base64url')
 }
 
-function describe({ user, admin, webSecret, serviceSecret }: Stored, issuer: string): DemoData {
+function describe({ user, admin, webSecret, serviceSecret, modelsSecret = '' }: Stored, issuer: string): DemoData {
   return {
     issuer,
     resource: demoResource,
@@ -261,6 +308,7 @@ function describe({ user, admin, webSecret, serviceSecret }: Stored, issuer: str
       web: { client_id: webId, client_secret: webSecret, redirect_uri: `${issuer}/demo/callback` },
       spa: { client_id: spaId, redirect_uri: `${issuer}/demo/spa/callback` },
       service: { client_id: serviceId, client_secret: serviceSecret, scope: serviceScopes.join(' ') },
+      models: { client_id: modelsId, client_secret: modelsSecret },
     },
   }
 }

@@ -65,17 +65,17 @@ describe('the models service beside the provider', { timeout: 60_000 }, () => {
     )
   })
 
-  it('prints a walk through 401, 403, 403, 200 and a filtered list, and walks it', async () => {
+  it('prints a walk through 401, 403, 403, 200, a filtered list and a revocation, and walks it', async () => {
     const port = await findFreePort()
     const example = startExample({ LATCHKEY_DEMO_FILE: demoFile, PORT: String(port) })
-    await expect.poll(example.out, { timeout: 30_000 }).toMatch(/\/models\n\n/)
+    await expect.poll(example.out, { timeout: 30_000 }).toMatch(/\/models\n\n *\n?$/)
     const commands = example
       .out()
       .split('\n')
       .filter((line) => /^ {2}(curl|TOKEN=)/.test(line))
-    expect(commands).toHaveLength(6)
+    expect(commands).toHaveLength(8)
 
-    const [nobody = '', , noScope = '', notTheirs = '', shared = '', list = ''] = await paste(commands)
+    const [nobody = '', , noScope = '', notTheirs = '', shared = '', list = '', , revoked = ''] = await paste(commands)
     expect(nobody).toMatch(/^HTTP\/1.1 401 [^]*www-authenticate: Bearer resource_metadata=/i)
     expect(noScope).toMatch(/^HTTP\/1.1 403 [^]*error="insufficient_scope"[^]*scope="models:delete"/)
     expect(notTheirs).toMatch(/^HTTP\/1.1 403 /)
@@ -87,5 +87,6 @@ describe('the models service beside the provider', { timeout: 60_000 }, () => {
       'A model that was shared with you',
       'A public model of somebody else',
     ])
+    expect(revoked).toMatch(/^HTTP\/1.1 401 [^]*error="invalid_token"/)
   })
 })

@@ -7,6 +7,7 @@ import { pino } from 'pino'
 import { describe, expect, it, onTestFinished } from 'vitest'
 import { systemActor } from '../../src/audit/audit.ts'
 import { KeyEncryptionError, openKeyEncryption, reseal, sealedUnder } from '../../src/signing/key-encryption.ts'
+import { secretPurposes } from '../../src/signing/secret-ring.ts'
 import { eachDatabase } from '../support/databases.ts'
 import { encryptionUnder, openTestKeyRing, openTestSecretRing, silent } from './rings.ts'
 
@@ -204,9 +205,10 @@ describe('replacing the key-encryption key', () => {
 
       const encryption = encryptionUnder('new', 'old')
       const first = await db.transaction().execute((trx) => reseal(trx, systemActor, { encryption }))
-      expect(first).toEqual({ resealed: 2 + 6 + 230, unchanged: 0 })
+      const all = 2 + secretPurposes.length + 230
+      expect(first).toEqual({ resealed: all, unchanged: 0 })
       const second = await db.transaction().execute((trx) => reseal(trx, systemActor, { encryption }))
-      expect(second).toEqual({ resealed: 0, unchanged: 2 + 6 + 230 })
+      expect(second).toEqual({ resealed: 0, unchanged: all })
 
       const after = await openTestKeyRing(database, { encryption: encryptionUnder('new') })
       expect(after.signingKeys()).toEqual(before.signingKeys())
@@ -218,7 +220,7 @@ describe('replacing the key-encryption key', () => {
         .select(['target_id', 'details'])
         .where('action', '=', 'key-encryption-key.replaced')
         .execute()
-      expect(audit).toEqual([{ target_id: 'new', details: { resealed: 238 } }])
+      expect(audit).toEqual([{ target_id: 'new', details: { resealed: all } }])
     })
 
     it('leaves what was erased alone', async () => {
