@@ -253,10 +253,12 @@ function checkRequest(
   json: JsonBody | undefined,
 ): { params: unknown; query: unknown; body: unknown } {
   const params = checkInput(endpoint.params ?? z.object({}), rawParams)
-  if (!params.success || !Object.values(rawParams).every(isStorableText)) {
+  const unstorable = Object.entries(rawParams).filter(([, value]) => !isStorableText(value))
+  if (!params.success || unstorable.length > 0) {
     // Whoever chooses an identifier is told what is wrong with it; else none of that form can exist, so nothing is there.
-    if (!params.success && endpoint.method === 'PUT' && endpoint.responses[201] !== undefined)
-      throw invalid(params.details)
+    if (endpoint.method === 'PUT' && endpoint.responses[201] !== undefined) {
+      throw invalid(params.success ? unstorable.map(([field]) => unstorableParameter(field)) : params.details)
+    }
     const [name = 'id', value = ''] = Object.entries(rawParams).at(-1) ?? []
     throw notFound(typeOf(endpoint.path, name), isStorableText(value) ? value : '')
   }
@@ -269,6 +271,10 @@ function checkRequest(
   const details = [...(query.success ? [] : query.details), ...(body.success ? [] : body.details)]
   if (details.length > 0 || !query.success || !body.success) throw invalid(details)
   return { params: params.data, query: query.data, body: body.data }
+}
+
+function unstorableParameter(field: string): FieldError {
+  return { field, constraint: 'format', message: 'Holds a character that is not text (U+0000)' }
 }
 
 /** What a parameter of a path names, in words: `{client_id}` a client, `/roles/{name}` a role. */

@@ -262,12 +262,14 @@ const always = [401, 403, 406, 429, 500, 503, 504] as const
 export function refusalsOf(endpoint: Endpoint): number[] {
   const { method } = endpoint
   const isChange = method !== 'GET' && method !== 'POST'
+  // Whoever chooses the identifier finds nothing missing, but may choose a bad one: 400.
+  const makesAnything = method === 'PUT' && endpoint.responses[201] !== undefined
   return [
     ...new Set<number>([
       ...always,
       400,
       ...(method === 'GET' ? [304] : []),
-      ...(endpoint.path.includes('{') ? [404] : []),
+      ...(endpoint.path.includes('{') && !makesAnything ? [404] : []),
       ...(endpoint.body === undefined ? [] : [413, 415]),
       ...(method === 'POST' || method === 'PATCH' ? [409, 422] : []),
       ...(isChange ? [412] : []),
@@ -344,6 +346,7 @@ const detail = z.object({
   message: z.string(),
   value: z.union([z.string(), z.number(), z.boolean(), z.null()]).optional(),
   expected_format: z.string().optional(),
+  suggestion: z.string().optional(),
 })
 
 /** The one body of every refusal: the members of RFC 9457, and the envelope beside them. */

@@ -8,6 +8,7 @@ import { filter, listOf } from '../http/list-query.ts'
 import { pageBody } from '../http/page-body.ts'
 import { readPage } from '../http/pagination.ts'
 import { booleanParameter, textParameter } from '../http/query-parameters.ts'
+import { Problem } from '../problems.ts'
 import {
   changeClient,
   clientDocumentSchema,
@@ -23,6 +24,7 @@ import {
   withSecretsAndPermissions,
   type Client,
 } from './clients.ts'
+import { accountClientId, docsClientId } from './own-entries.ts'
 
 export interface ClientRoutesParts {
   readonly cursors: CursorSigner
@@ -316,6 +318,10 @@ export function clientRoutes({ cursors }: ClientRoutesParts): readonly Endpoint[
       responses: { 204: null },
       problems: ['CONFLICT'],
       async handle({ params, expectedVersions, write }) {
+        // People sign in to their own pages here by it.
+        if (params.client_id === accountClientId || params.client_id === docsClientId) {
+          throw new Problem('CONFLICT', 'Clients of the provider itself stay.')
+        }
         return write(async (trx, actor) => {
           await requireRightsOverClient(trx, actor, params.client_id)
           await deleteClient(trx, actor, { id: params.client_id, expectedVersions })

@@ -82,7 +82,7 @@ describe('a path', () => {
 
   it('has parameters that each of its operations describes', () => {
     for (const { id, path, parameters = [] } of operations) {
-      const named = [...path.matchAll(/\{(\w+)\}/g)].map(([, name]) => name)
+      const named = [...path.matchAll(/\{(\w+)\}/g)].map(([, name = '']) => name)
       const described = parameters.filter((parameter) => parameter.in === 'path')
       expect([id, described.map(({ name }) => name).sort()]).toEqual([id, named.sort()])
       expect(described.every(({ required }) => required === true)).toBe(true)
