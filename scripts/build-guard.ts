@@ -4,27 +4,21 @@
  * package.json whose exports point at those.
  */
 import { execFileSync } from 'node:child_process'
-import { copyFileSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { fileURLToPath } from 'node:url'
-import { z } from 'zod'
+import { copyFileSync, rmSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { publishedManifest } from './published-manifest.ts'
 
-const root = fileURLToPath(new URL('..', import.meta.url))
-const source = `${root}src/guard/`
-const target = `${root}dist/guard/`
+const root = join(import.meta.dirname, '..')
+const source = join(root, 'src', 'guard')
 
-rmSync(target, { recursive: true, force: true })
-execFileSync(`${root}node_modules/.bin/tsc`, ['--project', 'tsconfig.guard.json'], { cwd: root, stdio: 'inherit' })
+/** @param target the folder, which is made anew */
+export function buildGuard(target: string): void {
+  rmSync(target, { recursive: true, force: true })
+  const options = ['--project', 'tsconfig.guard.json', '--outDir', target]
+  execFileSync(join(root, 'node_modules', '.bin', 'tsc'), options, { cwd: root, stdio: 'inherit' })
+  writeFileSync(join(target, 'package.json'), publishedManifest(join(source, 'package.json')))
+  copyFileSync(join(source, 'README.md'), join(target, 'README.md'))
+  copyFileSync(join(root, 'LICENSE'), join(target, 'LICENSE'))
+}
 
-const manifest = z
-  .looseObject({ exports: z.record(z.string(), z.string().endsWith('.ts')) })
-  .parse(JSON.parse(readFileSync(`${source}package.json`, 'utf8')))
-const exports = Object.fromEntries(
-  Object.entries(manifest.exports).map(([name, file]) => {
-    const stem = file.slice(0, -'.ts'.length)
-    return [name, { types: `${stem}.d.ts`, default: `${stem}.js` }]
-  }),
-)
-const published = { ...manifest, exports: { ...exports, './package.json': './package.json' }, types: './index.d.ts' }
-writeFileSync(`${target}package.json`, `${JSON.stringify(published, null, 2)}\n`)
-copyFileSync(`${source}README.md`, `${target}README.md`)
-copyFileSync(`${root}LICENSE`, `${target}LICENSE`)
+if (import.meta.main) buildGuard(join(root, 'dist', 'guard'))

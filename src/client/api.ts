@@ -1531,6 +1531,7 @@ export interface components {
                     message: string;
                     value?: string | number | boolean | null;
                     expected_format?: string;
+                    suggestion?: string;
                 }[];
                 retry_after?: number;
                 limit?: number;
@@ -2097,7 +2098,10 @@ export interface operations {
     deleteUser: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description The `ETag` that this change is based on; 412 when the resource has changed since. */
+                "If-Match"?: string;
+            };
             path: {
                 /** @description The person; `me` for whoever the token speaks of */
                 user_id: string;
@@ -2126,6 +2130,7 @@ export interface operations {
             404: components["responses"]["404"];
             406: components["responses"]["406"];
             409: components["responses"]["409"];
+            412: components["responses"]["412"];
             429: components["responses"]["429"];
             500: components["responses"]["500"];
             503: components["responses"]["503"];
@@ -2192,10 +2197,7 @@ export interface operations {
     setPassword: {
         parameters: {
             query?: never;
-            header?: {
-                /** @description The `ETag` that this change is based on; 412 when the resource has changed since. */
-                "If-Match"?: string;
-            };
+            header?: never;
             path: {
                 /** @description The person; `me` for whoever the token speaks of */
                 user_id: string;
@@ -2439,7 +2441,6 @@ export interface operations {
             400: components["responses"]["400"];
             401: components["responses"]["401"];
             403: components["responses"]["403"];
-            404: components["responses"]["404"];
             406: components["responses"]["406"];
             409: components["responses"]["409"];
             412: components["responses"]["412"];
@@ -2454,7 +2455,10 @@ export interface operations {
     deleteRole: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description The `ETag` that this change is based on; 412 when the resource has changed since. */
+                "If-Match"?: string;
+            };
             path: {
                 /** @description The role */
                 name: string;
@@ -2483,6 +2487,7 @@ export interface operations {
             404: components["responses"]["404"];
             406: components["responses"]["406"];
             409: components["responses"]["409"];
+            412: components["responses"]["412"];
             429: components["responses"]["429"];
             500: components["responses"]["500"];
             503: components["responses"]["503"];
@@ -2588,10 +2593,7 @@ export interface operations {
     assignRole: {
         parameters: {
             query?: never;
-            header?: {
-                /** @description The `ETag` that this change is based on; 412 when the resource has changed since. */
-                "If-Match"?: string;
-            };
+            header?: never;
             path: {
                 /** @description The person; `me` for whoever the token speaks of */
                 user_id: string;
@@ -2663,6 +2665,7 @@ export interface operations {
             404: components["responses"]["404"];
             406: components["responses"]["406"];
             409: components["responses"]["409"];
+            412: components["responses"]["412"];
             429: components["responses"]["429"];
             500: components["responses"]["500"];
             503: components["responses"]["503"];
@@ -2852,6 +2855,7 @@ export interface operations {
             403: components["responses"]["403"];
             404: components["responses"]["404"];
             406: components["responses"]["406"];
+            412: components["responses"]["412"];
             429: components["responses"]["429"];
             500: components["responses"]["500"];
             503: components["responses"]["503"];
@@ -3045,6 +3049,7 @@ export interface operations {
             403: components["responses"]["403"];
             404: components["responses"]["404"];
             406: components["responses"]["406"];
+            412: components["responses"]["412"];
             429: components["responses"]["429"];
             500: components["responses"]["500"];
             503: components["responses"]["503"];
@@ -3307,7 +3312,10 @@ export interface operations {
     deleteClient: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description The `ETag` that this change is based on; 412 when the resource has changed since. */
+                "If-Match"?: string;
+            };
             path: {
                 /** @description The client */
                 client_id: string;
@@ -3336,6 +3344,7 @@ export interface operations {
             404: components["responses"]["404"];
             406: components["responses"]["406"];
             409: components["responses"]["409"];
+            412: components["responses"]["412"];
             429: components["responses"]["429"];
             500: components["responses"]["500"];
             503: components["responses"]["503"];
@@ -3582,6 +3591,7 @@ export interface operations {
             403: components["responses"]["403"];
             404: components["responses"]["404"];
             406: components["responses"]["406"];
+            412: components["responses"]["412"];
             429: components["responses"]["429"];
             500: components["responses"]["500"];
             503: components["responses"]["503"];
@@ -3740,7 +3750,6 @@ export interface operations {
             400: components["responses"]["400"];
             401: components["responses"]["401"];
             403: components["responses"]["403"];
-            404: components["responses"]["404"];
             406: components["responses"]["406"];
             409: components["responses"]["409"];
             412: components["responses"]["412"];
@@ -3755,7 +3764,10 @@ export interface operations {
     deleteResource: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description The `ETag` that this change is based on; 412 when the resource has changed since. */
+                "If-Match"?: string;
+            };
             path: {
                 /** @description The resource, percent-encoded */
                 resource_id: string;
@@ -3784,6 +3796,7 @@ export interface operations {
             404: components["responses"]["404"];
             406: components["responses"]["406"];
             409: components["responses"]["409"];
+            412: components["responses"]["412"];
             429: components["responses"]["429"];
             500: components["responses"]["500"];
             503: components["responses"]["503"];
@@ -4128,7 +4141,6 @@ export interface operations {
             400: components["responses"]["400"];
             401: components["responses"]["401"];
             403: components["responses"]["403"];
-            404: components["responses"]["404"];
             406: components["responses"]["406"];
             412: components["responses"]["412"];
             413: components["responses"]["413"];
@@ -4142,7 +4154,10 @@ export interface operations {
     deletePlan: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description The `ETag` that this change is based on; 412 when the resource has changed since. */
+                "If-Match"?: string;
+            };
             path: {
                 /** @description The plan, percent-encoded */
                 name: string;
@@ -4171,6 +4186,7 @@ export interface operations {
             404: components["responses"]["404"];
             406: components["responses"]["406"];
             409: components["responses"]["409"];
+            412: components["responses"]["412"];
             429: components["responses"]["429"];
             500: components["responses"]["500"];
             503: components["responses"]["503"];
@@ -4180,10 +4196,7 @@ export interface operations {
     setPlanOfClient: {
         parameters: {
             query?: never;
-            header?: {
-                /** @description The `ETag` that this change is based on; 412 when the resource has changed since. */
-                "If-Match"?: string;
-            };
+            header?: never;
             path: {
                 /** @description The client */
                 client_id: string;
@@ -4405,6 +4418,7 @@ export interface operations {
             403: components["responses"]["403"];
             404: components["responses"]["404"];
             406: components["responses"]["406"];
+            412: components["responses"]["412"];
             429: components["responses"]["429"];
             500: components["responses"]["500"];
             503: components["responses"]["503"];

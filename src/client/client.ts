@@ -5,7 +5,6 @@ import createOpenapiClient, { defaultPathSerializer } from 'openapi-fetch'
 import type {
   Client,
   ClientPathsWithMethod,
-  FetchResponse,
   HeadersOptions,
   Middleware,
   ParamsOption,
@@ -57,11 +56,12 @@ type Init<Operation> = ParamsOption<Operation> &
     readonly signal?: AbortSignal
   }
 
-type MediaType = `${string}/${string}`
-type DataOf<Operation extends object> = Extract<
-  FetchResponse<Operation & Record<string, unknown>, object, MediaType>,
-  { error?: never }
->['data']
+/** The body of its successes. */
+export type DataOf<Operation> = Operation extends { responses: infer Answers }
+  ? JsonOf<Answers[keyof Answers & (200 | 201 | 202 | 204)]>
+  : undefined
+
+type JsonOf<Answer> = Answer extends { content: { 'application/json': infer Body } } ? Body : undefined
 
 /**
  * One call.
@@ -73,7 +73,7 @@ type DataOf<Operation extends object> = Extract<
 export type Call<M extends Method> = <Path extends ClientPathsWithMethod<Client<paths>, M>>(
   path: Path,
   ...init: CallInit<paths[Path][M]>
-) => Promise<Answer<DataOf<NonNullable<paths[Path][M]>>>>
+) => Promise<Answer<DataOf<paths[Path][M]>>>
 
 /** The management API, one member for each method. */
 export interface LatchkeyClient {

@@ -1,15 +1,11 @@
 import type { paths } from './api.ts'
-import type { Answer, CallInit, LatchkeyClient } from './client.ts'
+import type { Answer, CallInit, DataOf, LatchkeyClient } from './client.ts'
 
 interface Page {
   readonly pagination: { readonly next_cursor: string | null }
 }
 
-type BodyOf<Path extends keyof paths> = paths[Path] extends {
-  get: { responses: { 200: { content: { 'application/json': infer Body } } } }
-}
-  ? Body
-  : unknown
+type BodyOf<Path extends keyof paths> = DataOf<paths[Path]['get']>
 
 /** The paths of lists that come in pages. */
 export type ListPath = { [Path in keyof paths]: BodyOf<Path> extends Page ? Path : never }[keyof paths]
@@ -40,7 +36,8 @@ export async function* paginate<Path extends ListPath>(
   path: Path,
   ...[init]: CallInit<paths[Path]['get']>
 ): AsyncGenerator<ItemOf<Path>, void, undefined> {
-  const get = client.GET as (path: string, init: object) => Promise<Answer<Page & Record<string, unknown>>>
+  // Of any list alike: what ties the items' type to the path is above.
+  const get = client.GET as unknown as (path: string, init: object) => Promise<Answer<Page & Record<string, unknown>>>
   let query: Record<string, unknown> = { limit: 100, ...init?.params?.query }
   for (;;) {
     const { data } = await get(path, { ...init, params: { ...init?.params, query } })

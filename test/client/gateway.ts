@@ -5,7 +5,7 @@
 import { once } from 'node:events'
 import { createServer, request as startRequest } from 'node:http'
 import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from 'node:http'
-import { afterAll } from 'vitest'
+import { afterAll, onTestFinished, TestRunner } from 'vitest'
 
 export interface Seen {
   /** such as `POST /v1/users` */
@@ -32,7 +32,7 @@ export interface Gateway {
   plan(...faults: Fault[]): void
 }
 
-/** It closes with the last test of the file. */
+/** It closes with the test, or, opened in a `beforeAll`, with the last one. */
 export async function openGateway(): Promise<Gateway> {
   let faults: Fault[] = []
   const server = createServer((request, response) => {
@@ -42,11 +42,13 @@ export async function openGateway(): Promise<Gateway> {
   await once(server, 'listening')
   const address = server.address()
   if (address === null || typeof address === 'string') throw new Error('a listening TCP server has no port')
-  afterAll(async () => {
+  const close = async () => {
     server.closeAllConnections()
     server.close()
     await once(server, 'close')
-  })
+  }
+  if (TestRunner.getCurrentTest() === undefined) afterAll(close)
+  else onTestFinished(close)
 
   async function carry(request: IncomingMessage, response: ServerResponse): Promise<void> {
     const path = (request.url ?? '').split('?')[0] ?? ''
