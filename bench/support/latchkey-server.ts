@@ -9,7 +9,7 @@ import { join } from 'node:path'
 import { sql } from 'kysely'
 import { pino } from 'pino'
 import { systemActor } from '../../src/audit/audit.ts'
-import { openDatabase } from '../../src/database/database.ts'
+import { openDatabase, type Db } from '../../src/database/database.ts'
 import { migrate } from '../../src/database/migrate.ts'
 import { putPlan, setClientPlan } from '../../src/metering/plans.ts'
 import { createClient } from '../../src/oauth/clients.ts'
@@ -31,6 +31,8 @@ const plan = {
 export interface BenchDatabase {
   readonly url: string
   readonly folder: string
+  /** for what a measurement registers besides */
+  readonly db: Db
   /** the same for all servers on this database */
   readonly environment: Readonly<Record<string, string>>
   /** Registers a client that gets tokens for itself. */
@@ -61,6 +63,7 @@ export async function startBenchDatabase(): Promise<BenchDatabase> {
   return {
     url: postgres.url,
     folder,
+    db: database.db,
     environment: {
       DATABASE_URL: postgres.url,
       LATCHKEY_KEY_ENCRYPTION_KEY: randomBytes(32).toString('base64'),
@@ -123,11 +126,16 @@ export interface BenchServer {
   readonly process: BenchProcess
 }
 
+export interface BenchLatchkey extends BenchServer {
+  /** where it writes its log: JSON, a line for each request */
+  readonly logFile: string
+}
+
 /** Starts `latchkey serve`, in production unless the environment says otherwise, and waits until it is ready. */
 export async function startLatchkeyServer(
   database: BenchDatabase,
   options: { readonly environment?: Readonly<Record<string, string>>; readonly nodeOptions?: readonly string[] } = {},
-): Promise<BenchServer> {
+): Promise<BenchLatchkey> {
   const port = await findFreePort()
   const logFile = join(database.folder, `${port}.log`)
   const log = openSync(logFile, 'w', 0o600)
@@ -149,5 +157,5 @@ export async function startLatchkeyServer(
       cause: error,
     })
   })
-  return { origin, process: server }
+  return { origin, process: server, logFile }
 }
