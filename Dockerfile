@@ -4,6 +4,7 @@ FROM node:24-slim AS dependencies
 WORKDIR /app
 COPY package.json package-lock.json .npmrc ./
 COPY src/guard/package.json src/guard/
+COPY src/client/package.json src/client/
 RUN npm ci --omit=dev
 
 FROM node:24-slim

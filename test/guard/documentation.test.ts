@@ -1,4 +1,4 @@
-/** The examples in the documentation of the guard compile, against the guard as it is. */
+/** The examples in the documentation of the guard and of the client compile, against both as they are. */
 import { execFile } from 'node:child_process'
 import { glob, mkdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { promisify } from 'node:util'
@@ -13,7 +13,7 @@ afterAll(() => rm(FOLDER, { recursive: true, force: true }))
 /** Every example that says what it imports. */
 async function examples(): Promise<{ file: string; line: number; code: string }[]> {
   const found = []
-  for await (const file of glob(['src/guard/**/*.ts', 'src/guard/README.md', 'docs/policies.md'])) {
+  for await (const file of glob(['src/guard/**/*.ts', 'src/client/*.ts', 'src/*/README.md', 'docs/policies.md'])) {
     const text = await readFile(file, 'utf8')
     for (const match of text.matchAll(/^([ *]*)```ts\n([^]*?)^\1```$/gm)) {
       const [, margin = '', block = ''] = match
@@ -25,7 +25,7 @@ async function examples(): Promise<{ file: string; line: number; code: string }[
   return found
 }
 
-describe('the documentation of the guard', () => {
+describe('the documentation of the guard and the client', () => {
   it('has examples that compile', async () => {
     const found = await examples()
     expect(found.length).toBeGreaterThan(15)

@@ -165,6 +165,34 @@ describe('retries', () => {
     expect(seen).toEqual(['k-1 {"amount":50}', 'k-1 {"amount":50}', 'k-1 {"amount":50}'])
   })
 
+  it('repeats what the caller calls "not yet", if it may be sent again, and asks of no other answer', async () => {
+    for (const [key, answers] of [
+      ['k-1', ['409 wait', '409 wait', '200 done']],
+      ['k-2', ['409 wait', '409 conflict']],
+      [undefined, ['409 wait']],
+    ] as const) {
+      const left = [...answers]
+      const asked: string[] = []
+      const origin = await serve((_, response) => {
+        const [status, text] = (left.shift() ?? '500 too often').split(' ')
+        response.writeHead(Number(status), { 'retry-after': '1' }).end(text)
+      })
+      const { outbound, pauses } = open()
+      const answer = await outbound.fetch(origin, {
+        method: 'POST',
+        headers: key === undefined ? {} : { 'idempotency-key': key },
+        async retryOn(answer) {
+          asked.push(String(answer.status))
+          return answer.status === 409 && (await answer.text()) === 'wait'
+        },
+      })
+      expect(`${answer.status} ${await answer.text()}`).toBe(answers.at(-1))
+      expect(left).toEqual([])
+      expect(asked).toEqual(key === undefined ? [] : ['409', '409'])
+      expect(pauses).toEqual([1500, 2000].slice(0, answers.length - 1))
+    }
+  })
+
   it('repeats a PUT and a DELETE, which mean the same when done twice', async () => {
     for (const method of ['PUT', 'DELETE']) {
       let calls = 0
