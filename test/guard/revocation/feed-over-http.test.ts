@@ -102,6 +102,17 @@ it('an issuer that takes requests and says nothing makes the feed stale in time,
   expect(await outcome(guard, token)).toBe('alice')
 })
 
+it('a redirect leads nowhere: neither the token nor the secret goes to whom it names', async () => {
+  const thief = await IssuerServer.open()
+  onTestFinished(() => thief.stop())
+  const guard = await listening()
+  server.location = `${thief.idp.issuer}/elsewhere`
+  server.cut()
+  await until('three refusals', () => feedOf(guard).errors > 2)
+  expect(await outcome(guard, await server.idp.mint())).toBe('alice')
+  expect(thief.requests).toEqual([])
+})
+
 it('twenty guards in one process have twenty streams, and all of them hear', async () => {
   const guards = await Promise.all(Array.from({ length: 20 }, () => listening()))
   expect(new Set(guards.map((guard) => feedOf(guard).streamId)).size).toBe(20)

@@ -355,11 +355,11 @@ describe('how old the news may be', () => {
   it.each([-120, 120])('is not measured by the issuer’s clock: %i s apart, all is as ever', async (skew) => {
     const { guard } = await listening({ now: () => idp.now() + skew * 1000, ...feedOptions({ onStale: 'deny' }) })
     const iat = seconds() - 300
-    const mint = (sub: string): Promise<string> => idp.mint({ sub, clientId: `${sub}’s app`, claims: { iat } })
+    const mint = (sub: string): Promise<string> => idp.mint({ sub, clientId: `${sub} at ${skew}`, claims: { iat } })
     const tokens = [await mint('judy'), await mint('niaj'), await mint('olivia')]
     expect(await Promise.all(tokens.map((token) => outcome(guard, token)))).toEqual(['judy', 'niaj', 'olivia'])
     await idp.revoke({ sub: 'judy' })
-    await idp.revoke({ clientId: 'niaj’s app' })
+    await idp.revoke({ clientId: `niaj at ${skew}` })
     const outcomes = await Promise.all(tokens.map((token) => outcome(guard, token)))
     expect(outcomes).toEqual(['401 revoked', '401 revoked', 'olivia'])
   })
@@ -582,6 +582,46 @@ describe('a feed that is broken off', () => {
     await revoking
     expect(await outcome(guard, token)).toBe('401 revoked')
     expect(feedOf(guard)).toMatchObject({ status: 'current', lastRefusal: undefined })
+  })
+
+  it('is not fresh while there is something that it could not take in, though nothing else comes', async () => {
+    const own = await createTestIssuer()
+    const clock = { ms: own.now() }
+    const wire = new Wire(own)
+    const guard = guardOn(own, wire, { now: () => clock.ms })
+    await caughtUp(guard)
+    own.rotateKeys()
+    const mend = own.outage('jwks')
+    const subject = { format: 'complex', session: opaque('s9') }
+    const { jti, token } = await setOf(own, subject, revokedNow())
+    wire.inject({ [jti]: token })
+    await until('not verified', () => feedOf(guard).lastError !== undefined)
+    clock.ms += 20_000
+    const polls = guard.metrics().revocation?.['polls'] ?? 0
+    await until('an answer that says nothing', () => (guard.metrics().revocation?.['polls'] ?? 0) > polls)
+    expect(feedOf(guard)).toMatchObject({ status: 'current', ageSeconds: 20 })
+    clock.ms += 40_001
+    expect(feedOf(guard).status).toBe('stale')
+    mend()
+    clock.ms += 60_000
+    wire.inject({ [jti]: token })
+    await until('taken in', () => wire.verdictOn(jti) === 'ack')
+    expect(feedOf(guard)).toMatchObject({ status: 'current', entries: 1 })
+  })
+
+  it('looks for a new key at once when the issuer names it, whatever strangers did before', async () => {
+    const own = await createTestIssuer()
+    const wire = new Wire(own)
+    const guard = guardOn(own, wire, { issuer: own.issuer })
+    await caughtUp(guard)
+    expect(await outcome(guard, await own.mint({ header: { kid: 'made up' } }))).toBe('401 unknown_key')
+    const token = await own.mint({ sub: 'walter' })
+    own.rotateKeys()
+    // A stranger's key is not looked for again so soon.
+    expect(await outcome(guard, await own.mint())).toBe('401 unknown_key')
+    await own.revoke({ sub: 'walter' })
+    expect(await outcome(guard, token)).toBe('401 revoked')
+    expect(feedOf(guard).lastRefusal).toBeUndefined()
   })
 
   const oneSet = async (): Promise<Record<string, string>> => {

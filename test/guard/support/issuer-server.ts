@@ -13,6 +13,8 @@ export class IssuerServer {
   readonly requests: string[] = []
   /** Takes requests and answers none. */
   isMute = false
+  /** Sends every request there instead. */
+  location: string | undefined
   #server: Server
   readonly #port: number
 
@@ -65,6 +67,7 @@ export class IssuerServer {
     const chunks: Buffer[] = []
     for await (const chunk of request) chunks.push(chunk as Buffer)
     if (this.isMute) return
+    if (this.location !== undefined) return void response.writeHead(307, { location: this.location }).end()
     const { method = 'GET', url = '/' } = request
     const gone = new AbortController()
     response.on('close', () => gone.abort())
