@@ -2,14 +2,7 @@ import { randomUUID } from 'node:crypto'
 import { createOutbound } from '@latchkey/guard/outbound'
 import type { Outbound, OutboundOptions } from '@latchkey/guard/outbound'
 import createOpenapiClient, { defaultPathSerializer } from 'openapi-fetch'
-import type {
-  Client,
-  ClientPathsWithMethod,
-  HeadersOptions,
-  Middleware,
-  ParamsOption,
-  RequestBodyOption,
-} from 'openapi-fetch'
+import type { HeadersOptions, Middleware, ParamsOption, RequestBodyOption } from 'openapi-fetch'
 import type { paths } from './api.ts'
 import { isInProgress, LatchkeyApiError } from './api-error.ts'
 import { tokenSource } from './credentials.ts'
@@ -37,6 +30,11 @@ export interface ClientOptions extends Omit<OutboundOptions, 'caller'> {
 }
 
 export type Method = 'get' | 'put' | 'post' | 'delete' | 'patch'
+
+/** The paths that have this method. */
+export type PathWith<M extends Method> = {
+  [Path in keyof paths]: paths[Path] extends Record<M, object> ? Path : never
+}[keyof paths]
 
 /** An answer that is a success; every other one is thrown. */
 export interface Answer<Data> {
@@ -70,7 +68,7 @@ type JsonOf<Answer> = Answer extends { content: { 'application/json': infer Body
  * @param init - `params` (`path`, `query`, `header`), `body`, `headers`, `signal`
  * @throws LatchkeyApiError for an answer that is no success, OutboundError when there is none, the signal's reason
  */
-export type Call<M extends Method> = <Path extends ClientPathsWithMethod<Client<paths>, M>>(
+export type Call<M extends Method> = <Path extends PathWith<M>>(
   path: Path,
   ...init: CallInit<paths[Path][M]>
 ) => Promise<Answer<DataOf<paths[Path][M]>>>

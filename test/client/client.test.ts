@@ -5,6 +5,7 @@ import { createOutbound } from '@latchkey/guard/outbound'
 import type { AttemptLog } from '@latchkey/guard/outbound'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { beforeAll, describe, expect, expectTypeOf, it, onTestFinished } from 'vitest'
+import { version } from '../../src/client/version.ts'
 import { openManagement, type Management } from '../support/management.ts'
 import { findFreePort } from '../support/ports.ts'
 import { openGateway, type Gateway } from './gateway.ts'
@@ -215,7 +216,7 @@ describe('an answer', () => {
     const own = { ...params, header: { 'Idempotency-Key': 'my-own-key' } }
     await client.PATCH('/v1/users/{user_id}', { params: own, body: { name: 'C' } })
     const names = new Set(gateway.seen.map(({ headers }) => headers['user-agent']))
-    expect([...names]).toEqual(['hr-sync/2.1 latchkey-client/0.1.0'])
+    expect([...names]).toEqual([`hr-sync/2.1 latchkey-client/${version}`])
     const keys = gateway.seen.slice(1).map(({ headers }) => headers['idempotency-key'])
     expect(keys.map((key) => typeof key)).toEqual(['string', 'string', 'string', 'undefined', 'string'])
     expect(new Set(keys).size).toBe(5)
