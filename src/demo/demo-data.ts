@@ -218,6 +218,8 @@ async function createModels(trx: Trx, issuer: string): Promise<string> {
     name: 'Demo models service',
     permissions: [receiveSignals(issuer)],
   })
+  await putPlan(trx, systemActor, basicPlan)
+  await setClientPlan(trx, systemActor, { client_id: modelsId, plan: basicPlan.name })
   return secret
 }
 

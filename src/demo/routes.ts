@@ -47,6 +47,11 @@ export function demoRoutes({ demo, views }: DemoParts): Router {
               href: '/account/applications',
               about: 'what each may do, and how to withdraw it',
             },
+            {
+              title: 'Management API',
+              href: '/docs',
+              about: 'people, roles, clients and the rest over HTTP: to read, and to try',
+            },
             { title: 'Health', href: '/health', about: 'whether the server is well' },
           ],
         },

@@ -54,6 +54,15 @@ describe('commands of the documentation', () => {
     expect(printed).toContain('4 of 4 tests passed')
   }, 180_000)
 
+  it('docs/api.md: a first call, from a client of its own to a person who comes and goes', async () => {
+    const blocks = findBlocks('docs/api.md')
+    expect(blocks).toHaveLength(1)
+    const printed = await paste(folder, blocks)
+    expect(printed).toMatch(/"email":"carol@example.com","name":"Carol Chen"\}\n/)
+    expect(printed).toContain('"name":"Carol C."')
+    expect(printed).toContain('"next_cursor":"')
+  }, 180_000)
+
   it('docs/concepts.md: the whole flow, to the successor of a refresh token and the end of its family', async () => {
     const blocks = findBlocks('docs/concepts.md')
     expect(blocks).toHaveLength(1)
