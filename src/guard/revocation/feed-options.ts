@@ -1,6 +1,19 @@
 /** What a feed of revocations (`feed.ts`) can be told, and what it tells of itself. */
 
-/** How a guard learns of revocations from the issuer. */
+/**
+ * How a guard learns of revocations from the issuer: `GuardOptions.revocation`.
+ *
+ * @example
+ * ```ts
+ * import { createGuard } from '@latchkey/guard'
+ *
+ * export const guard = createGuard({
+ *   issuer: 'https://id.example.com',
+ *   audience: 'https://api.example.com/models',
+ *   revocation: { clientId: 'models-api', clientSecret: process.env['FEED_SECRET'] ?? '', maxStaleness: '90s' },
+ * })
+ * ```
+ */
 export interface RevocationFeedOptions {
   /** A client of the issuer's that may receive its security events, by client credentials. */
   readonly clientId: string

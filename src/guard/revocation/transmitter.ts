@@ -85,6 +85,7 @@ export class Transmitter {
   readonly #parts: TransmitterParts
   readonly #exchanges: Exchanges
   #places: Places | undefined
+  #discovering: Promise<Places> | undefined
   #tokens: { readonly address: string; readonly resource: string; readonly source: TokenSource } | undefined
 
   constructor(parts: TransmitterParts) {
@@ -172,7 +173,7 @@ export class Transmitter {
 
   /** Whether the issuer calls a token active (RFC 7662 §2.2). @throws whatever was in the way */
   async introspect(token: string): Promise<boolean> {
-    const { introspectionAddress } = this.#places ?? (await this.#discover())
+    const { introspectionAddress } = this.#places ?? (await this.#discoverOnce())
     if (introspectionAddress === undefined) throw new Error('the issuer names no introspection_endpoint')
     const { response } = await this.#exchanges.send(
       introspectionAddress,
@@ -207,9 +208,17 @@ export class Transmitter {
     this.#exchanges.close()
   }
 
-  async #discover(): Promise<Places> {
+  /** Once for all tokens that are asked about, and no longer than asking may take. */
+  #discoverOnce(): Promise<Places> {
+    this.#discovering ??= this.#discover(INTROSPECTION_TIMEOUT_MS).finally(() => {
+      this.#discovering = undefined
+    })
+    return this.#discovering
+  }
+
+  async #discover(timeoutMs?: number): Promise<Places> {
     const { issuer } = this.#parts
-    const metadata = await this.#exchanges.limited((signal) => issuer.discover('token_endpoint', signal))
+    const metadata = await this.#exchanges.limited((signal) => issuer.discover('token_endpoint', signal), timeoutMs)
     this.#places = {
       tokenAddress: this.#address(metadata, 'token_endpoint'),
       introspectionAddress:
