@@ -987,9 +987,13 @@ export interface components {
             /** @description Whether this person may sign in */
             is_active?: boolean;
             /** @description Standard claims of OpenID Connect Core §5.1 */
-            profile?: Record<string, unknown>;
+            profile?: {
+                [key: string]: unknown;
+            };
             /** @description What this deployment declares about people */
-            attributes?: Record<string, unknown>;
+            attributes?: {
+                [key: string]: unknown;
+            };
             password_changed_at?: string | null;
             /** Format: date-time */
             created_at?: string;
@@ -1038,9 +1042,13 @@ export interface components {
             /** @description Whether this person may sign in */
             is_active: boolean;
             /** @description Standard claims of OpenID Connect Core §5.1 */
-            profile: Record<string, unknown>;
+            profile: {
+                [key: string]: unknown;
+            };
             /** @description What this deployment declares about people */
-            attributes: Record<string, unknown>;
+            attributes: {
+                [key: string]: unknown;
+            };
             password_changed_at: string | null;
             /** Format: date-time */
             created_at: string;
@@ -1129,7 +1137,9 @@ export interface components {
             /** @description What the client may know of the person */
             openid_scope?: string;
             /** @description Resource → what the client may do there */
-            scopes?: Record<string, unknown>;
+            scopes?: {
+                [key: string]: string;
+            };
             /** Format: date-time */
             created_at?: string;
             /** Format: date-time */
@@ -1142,7 +1152,9 @@ export interface components {
             /** @description What the client may know of the person */
             openid_scope: string;
             /** @description Resource → what the client may do there */
-            scopes: Record<string, unknown>;
+            scopes: {
+                [key: string]: string;
+            };
             /** Format: date-time */
             created_at: string;
             /** Format: date-time */
@@ -1170,7 +1182,9 @@ export interface components {
             redirect_uris?: string[];
             post_logout_redirect_uris?: string[];
             backchannel_logout_uri?: string | null;
-            jwks?: Record<string, unknown> | null;
+            jwks?: {
+                [key: string]: unknown;
+            } | null;
             jwks_uri?: string | null;
             client_uri?: string | null;
             logo_uri?: string | null;
@@ -1213,7 +1227,9 @@ export interface components {
             redirect_uris: string[];
             post_logout_redirect_uris: string[];
             backchannel_logout_uri: string | null;
-            jwks: Record<string, unknown> | null;
+            jwks: {
+                [key: string]: unknown;
+            } | null;
             jwks_uri: string | null;
             client_uri: string | null;
             logo_uri: string | null;
@@ -1251,7 +1267,9 @@ export interface components {
             redirect_uris: string[];
             post_logout_redirect_uris: string[];
             backchannel_logout_uri: string | null;
-            jwks: Record<string, unknown> | null;
+            jwks: {
+                [key: string]: unknown;
+            } | null;
             jwks_uri: string | null;
             client_uri: string | null;
             logo_uri: string | null;
@@ -1302,7 +1320,9 @@ export interface components {
             name?: string;
             access_token_lifetime_seconds?: number;
             /** @description Claim in its tokens → the attribute of the person that it holds */
-            attribute_claims?: Record<string, unknown>;
+            attribute_claims?: {
+                [key: string]: string;
+            };
             permissions?: {
                 permission: string;
                 description: string;
@@ -1318,7 +1338,9 @@ export interface components {
             name: string;
             access_token_lifetime_seconds: number;
             /** @description Claim in its tokens → the attribute of the person that it holds */
-            attribute_claims: Record<string, unknown>;
+            attribute_claims: {
+                [key: string]: string;
+            };
             permissions: {
                 permission: string;
                 description: string;
@@ -1487,7 +1509,9 @@ export interface components {
             };
             request_id?: string | null;
             /** @description Before and after, never of a secret */
-            details?: Record<string, unknown>;
+            details?: {
+                [key: string]: unknown;
+            };
             /** @description Its place in the chain; null until it is sealed, within a second */
             sequence?: number | null;
             hash?: string | null;
@@ -1509,7 +1533,9 @@ export interface components {
             };
             request_id: string | null;
             /** @description Before and after, never of a secret */
-            details: Record<string, unknown>;
+            details: {
+                [key: string]: unknown;
+            };
             /** @description Its place in the chain; null until it is sealed, within a second */
             sequence: number | null;
             hash: string | null;

@@ -74,7 +74,7 @@ export function describeApi(api: ApiDescription): OpenApiDocument {
     {
       override({ jsonSchema, io }) {
         // A client must let pass members that are added later.
-        if (io === 'output') delete jsonSchema.additionalProperties
+        if (io === 'output' && jsonSchema.additionalProperties === false) delete jsonSchema.additionalProperties
       },
       reused: 'inline',
     },
