@@ -202,7 +202,9 @@ export function notFound(type: string, id: string, collection?: string): Problem
       resource_type: type,
       resource_id: shown,
       suggestions: [
-        ...(collection === undefined ? [] : [`Use GET ${collection} to list available ${collection.split('/').at(-1)}`]),
+        ...(collection === undefined
+          ? []
+          : [`Use GET ${collection} to list available ${collection.split('/').at(-1)}`]),
         `Check ${type.replaceAll(/[ -]/g, '_')}_id spelling`,
       ],
     },
@@ -249,7 +251,9 @@ function readableMessage(issue: z.core.$ZodRawIssue): string | undefined {
     case 'invalid_type':
       return issue.input === undefined ? 'Required property missing' : `Must be ${nounOf(issue.expected)}`
     case 'invalid_value':
-      return issue.input === undefined ? 'Required property missing' : `Value must be one of: ${issue.values.join(', ')}`
+      return issue.input === undefined
+        ? 'Required property missing'
+        : `Value must be one of: ${issue.values.join(', ')}`
     case 'too_big':
     case 'too_small':
       return sizeMessage(issue)
@@ -258,7 +262,9 @@ function readableMessage(issue: z.core.$ZodRawIssue): string | undefined {
   }
 }
 
-function sizeMessage(issue: z.core.$ZodIssueTooBig | z.core.$ZodIssueTooSmall | z.core.$ZodRawIssue): string | undefined {
+function sizeMessage(
+  issue: z.core.$ZodIssueTooBig | z.core.$ZodIssueTooSmall | z.core.$ZodRawIssue,
+): string | undefined {
   const isMost = issue.code === 'too_big'
   const bound = isMost ? issue['maximum'] : issue['minimum']
   const word = isMost ? 'at most' : 'at least'
@@ -305,9 +311,7 @@ function fieldErrors(issue: z.core.$ZodIssue): FieldError[] {
 function ownMembers(issue: z.core.$ZodIssue): Pick<FieldError, 'constraint' | 'expected_format' | 'suggestion'> {
   const params = issue.code === 'custom' ? (issue.params ?? {}) : {}
   const members = ['constraint', 'expected_format', 'suggestion'] as const
-  return Object.fromEntries(
-    members.flatMap((name) => (typeof params[name] === 'string' ? [[name, params[name]]] : [])),
-  )
+  return Object.fromEntries(members.flatMap((name) => (typeof params[name] === 'string' ? [[name, params[name]]] : [])))
 }
 
 function constraintOf(issue: z.core.$ZodIssue): string {
