@@ -144,6 +144,7 @@ export async function openServer({ config, log, phase }: ServerParts): Promise<O
         passwords,
         attributes: openAttributes(config.userAttributesFile),
         provePassword: (attempt) => provePassword(signInContext, attempt),
+        assetUrl: assets.url,
         onRefused: metrics.countRateLimited,
         log,
       }),

@@ -49,6 +49,8 @@ export interface ManagementApiParts extends Pick<UserRoutesParts, 'passwords' | 
   readonly meter: Meter
   readonly usage: Usage
   readonly idempotency: Idempotency
+  /** of a picture or stylesheet of the pages */
+  readonly assetUrl: (name: string) => string
   /** told of every refusal by a limit, for the metrics */
   readonly onRefused: (limit: string) => void
   readonly log: Logger
@@ -79,7 +81,7 @@ export function openManagementApi(parts: ManagementApiParts): ManagementApi {
     document,
     middlewares: [
       describing(issuer, document),
-      docsPage({ issuer, resource }), //  /docs…
+      docsPage({ issuer, resource, document, logoUrl: parts.assetUrl('logo.svg') }), //  /docs…
       ...apiMiddlewares({
         db: database.db,
         log,
