@@ -17,6 +17,11 @@ execFileSync(`${root}node_modules/.bin/tsc`, ['--project', 'tsconfig.server.json
 rmSync(`${target}src/guard`, { recursive: true, force: true })
 
 for (const folder of ['views', 'migrations']) cpSync(`${root}${folder}`, target + folder, { recursive: true })
+// What the page at /docs is made of: those files of it that are served, and its licence.
+mkdirSync(`${target}views/swagger-ui`)
+for (const file of ['swagger-ui-bundle.js', 'swagger-ui.css', 'oauth2-redirect.js', 'LICENSE', 'NOTICE']) {
+  copyFileSync(`${root}node_modules/swagger-ui-dist/${file}`, `${target}views/swagger-ui/${file}`)
+}
 mkdirSync(`${target}keys`)
 for (const file of ['src/latchkey.mjs', 'keys/README.md', 'README.md', 'CHANGELOG.md', 'SECURITY.md', 'LICENSE']) {
   copyFileSync(root + file, target + file)

@@ -54,7 +54,7 @@ describe('the published server', () => {
       dependencies: Record<string, string>
     }
     const imported = new Set<string>()
-    for (const file of files.filter((path) => /\.m?js$/.test(path))) {
+    for (const file of files.filter((path) => /^src\/.*\.m?js$/.test(path))) {
       const text = readFileSync(join(folder, file), 'utf8').replaceAll(/\/\*[^]*?\*\/|(?<=^|\s)\/\/.*$/gm, '')
       for (const [, , from = ''] of text.matchAll(/\b(?:from|import)\s*\(?\s*(['"])([^'"\n]+)\1/g)) {
         expect(from, file).not.toMatch(/\.ts$/)
@@ -79,5 +79,8 @@ describe('the published server', () => {
     expect(body).toMatchObject({ token_type: 'Bearer', access_token: expect.stringMatching(/^ey/) })
     const page = await fetch(`${server.url}/`, { headers: { accept: 'text/html' } })
     expect([page.status, await page.text()]).toEqual([200, expect.stringContaining('Latchkey')])
+    for (const path of ['/docs', '/docs/swagger-ui-bundle.js', '/docs/swagger-ui.css', '/openapi.json']) {
+      expect([path, (await fetch(server.url + path)).status]).toEqual([path, 200])
+    }
   })
 })
