@@ -241,7 +241,10 @@ eachDatabase((open) => {
     for (let i = 0; i < 5; i += 1) await signIn(quiet, { login: 'typed-into-login@example.com', ...typed })
     for (let i = 0; i < 5; i += 1) await signIn(quiet, { login: user.email, ...typed })
     expect(quiet.lines.length).toBeGreaterThan(0)
-    const record = JSON.stringify(await db.selectFrom('audit_events').selectAll().execute()) + quiet.lines.join('')
+    // What an administrator wrote about the person stands there on purpose.
+    const rows = await db.selectFrom('audit_events').selectAll().where('action', '<>', 'user.created').execute()
+    expect(rows.length).toBeGreaterThan(5)
+    const record = JSON.stringify(rows) + quiet.lines.join('')
     expect(record).not.toMatch(/typed-into-login|my-secret-password|203\.0\.113|made-up-token|example\.com|argon2/)
   })
 })
