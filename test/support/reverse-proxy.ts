@@ -4,7 +4,14 @@
  * what, and when it was answered, is seen from outside.
  */
 import { once } from 'node:events'
-import { createServer, request, type IncomingMessage, type ServerResponse } from 'node:http'
+import {
+  createServer,
+  request,
+  type IncomingHttpHeaders,
+  type IncomingMessage,
+  type OutgoingHttpHeaders,
+  type ServerResponse,
+} from 'node:http'
 
 /** A request that was passed on. Times are of `performance.now()`. */
 export interface PassedRequest {
@@ -50,15 +57,15 @@ export async function openReverseProxy(port: number, targets: readonly number[])
     res.once('close', () => underWay.delete(passed))
     const chunks: Buffer[] = []
     for await (const chunk of req) chunks.push(chunk as Buffer)
-    turn += 1
+    const first = (turn += 1)
     for (let attempt = 0; attempt < targets.length; attempt += 1) {
-      const target = targets[(turn + attempt) % targets.length] ?? 0
+      const target = targets[(first + attempt) % targets.length] ?? 0
       const answer = await send(req, Buffer.concat(chunks), target, res)
       if (answer === 'refused') continue
       if (answer === undefined || res.destroyed) break
       passed.answeredAt = performance.now()
       passed.status = answer.statusCode
-      res.writeHead(answer.statusCode ?? 502, answer.headers)
+      res.writeHead(answer.statusCode ?? 502, endToEnd(answer.headers))
       answer.once('error', () => res.destroy())
       answer.pipe(res)
       return
@@ -94,7 +101,8 @@ function send(
   res: ServerResponse,
 ): Promise<IncomingMessage | 'refused' | undefined> {
   return new Promise((resolve) => {
-    const { method, url: path, headers } = req
+    const { method, url: path } = req
+    const headers = endToEnd(req.headers)
     // A connection each: none is kept that a server which is gone has left behind.
     const upstream = request({ host: '127.0.0.1', port, method, path, headers, agent: false }, resolve)
     upstream.on('error', (error: NodeJS.ErrnoException) =>
@@ -103,4 +111,11 @@ function send(
     res.once('close', () => upstream.destroy())
     upstream.end(body)
   })
+}
+
+const ofConnection = ['connection', 'keep-alive', 'transfer-encoding']
+
+/** Each side's connection is its own affair, how long it is kept above all (RFC 9110 §7.6.1). */
+function endToEnd(headers: IncomingHttpHeaders): OutgoingHttpHeaders {
+  return Object.fromEntries(Object.entries(headers).filter(([name]) => !ofConnection.includes(name)))
 }
