@@ -39,7 +39,7 @@ describe('commands of the documentation', () => {
 
   it('README.md: a token, its end, the metadata, the keys, the health, and the commands', async () => {
     const blocks = findBlocks('README.md')
-    expect(blocks).toHaveLength(2)
+    expect(blocks).toHaveLength(3)
     const printed = await paste(folder, blocks)
     expect(printed).toContain("aud: 'http://localhost:3001'")
     expect(printed).toContain("scope: 'models:read'")
@@ -47,11 +47,43 @@ describe('commands of the documentation', () => {
     expect(printed).toMatch(/"active":true[^]*\{"active":false\}/)
     expect(printed).toContain('"jwks_uri"')
     expect(printed).toContain('"kty":"RSA"')
+    expect(printed).toContain('"email":"admin@example.com","is_active":true}')
+    expect(printed).toMatch(/"next_cursor":"[\w-]+"|"has_more":false/)
+    expect(printed).toContain('This needs the scope roles:read.')
     expect(printed).toContain('{"status":"healthy"}')
     expect(printed).toMatch(/^client_secret {2}lk_secret_/m)
     expect(printed).toMatch(/^member$/m)
     expect(printed).toMatch(/ current /)
     expect(printed).toContain('4 of 4 tests passed')
+  }, 180_000)
+
+  it('docs/concepts.md: the API, line by line, and once more', async () => {
+    const blocks = findBlocks('docs/concepts.md').slice(1)
+    for (let i = 0; i < 2; i += 1) {
+      expect((await paste(folder, blocks)).trim().split(/ ?\n/)).toEqual([
+        // Methods, conditions, content negotiation, errors
+        'null',
+        'Dana D.',
+        '304 412 200',
+        '415 406',
+        'email,name',
+        'There is no such parameter: did you mean limit?',
+        // Idempotency, pages, versions
+        'one effect, one answer',
+        'IDEMPOTENCY_KEY_REUSED',
+        '/v1/users?sort=-created_at&fields=email&limit=2&offset=2',
+        '200 400',
+        '1',
+        '400',
+        // Tracing, limits, CORS, DELETE
+        'walk-1',
+        'Traced',
+        '200 200 429 403',
+        '1',
+        '0',
+        '204 404 204',
+      ])
+    }
   }, 180_000)
 
   it('docs/api.md: a first call, from a client of its own to a person who comes and goes', async () => {
@@ -65,8 +97,8 @@ describe('commands of the documentation', () => {
 
   it('docs/concepts.md: the whole flow, to the successor of a refresh token and the end of its family', async () => {
     const blocks = findBlocks('docs/concepts.md')
-    expect(blocks).toHaveLength(1)
-    const lines = (await paste(folder, blocks)).trim().split('\n')
+    expect(blocks).toHaveLength(2)
+    const lines = (await paste(folder, blocks.slice(0, 1))).trim().split('\n')
     expect(lines).toEqual([
       expect.stringMatching(/\/demo\/spa\/callback\?code=[\w-]+&state=of-this-browser&iss=/),
       'models:read',
