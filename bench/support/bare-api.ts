@@ -37,7 +37,7 @@ router.get('/v1/users', async (ctx) => {
     .execute()
   ctx.body = {
     users: users.slice(0, limit),
-    pagination: { limit, total: Number(total), has_more: users.length > limit },
+    pagination: { limit, total, has_more: users.length > limit },
   }
 })
 

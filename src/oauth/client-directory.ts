@@ -40,7 +40,7 @@ export function openClientDirectory(db: () => Db, changes: Changes): ClientDirec
     clients.forget()
     resources.forget()
   })
-  return { findClient: clients.find, findResource: resources.find, close: unsubscribe }
+  return { findClient: (id) => clients.find(id), findResource: (id) => resources.find(id), close: unsubscribe }
 }
 
 async function readClient(db: Db, id: string): Promise<ClientEntry | undefined> {

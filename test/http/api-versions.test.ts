@@ -3,7 +3,6 @@
  * version 1 goes, in stages, while somebody still calls it.
  */
 import { BlockList } from 'node:net'
-import type { Middleware } from 'koa'
 import { beforeAll, describe, expect, it } from 'vitest'
 import { z } from 'zod'
 import { systemActor } from '../../src/audit/audit.ts'
@@ -102,7 +101,7 @@ async function serve({ db }: TestDatabase, at: string, versions: readonly ApiVer
     idempotency: noKeys,
     onAnswer: (answer) => usage.record(answer),
     now: () => new Date(at),
-  }) as Middleware[]
+  })
   const url = await serveApp(
     requestContext({ trustProxy: new BlockList(), issuer }),
     problemResponse({ issuer, log }),
@@ -162,7 +161,7 @@ eachDatabase((open) => {
         { 'X-API-Version': '2' },
         { Accept: 'application/vnd.latchkey.v2+json' },
       ]) {
-        const { status, headers: answered, body } = await get('/users/{id}', headers as never)
+        const { status, headers: answered, body } = await get('/users/{id}', headers)
         expect([status, answered.get('api-version')]).toEqual([200, '2'])
         expect(body).toHaveProperty('account_status')
         expect(answered.get('vary')).toMatch(/API-Version/)

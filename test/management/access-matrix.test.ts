@@ -151,7 +151,7 @@ eachDatabase((_open, engine) => {
         return { token: without.get(scope) ?? null }
       case 'a machine with it':
         return { token: holding.get(scope)?.token ?? null }
-      case "that machine's API key":
+      default: // that machine's API key
         return { token: null, headers: { ...request.headers, 'x-api-key': holding.get(scope)?.apiKey ?? '' } }
     }
   }
