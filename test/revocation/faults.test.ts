@@ -4,7 +4,7 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { decodeJwt } from 'jose'
-import { beforeAll, expect, it } from 'vitest'
+import { beforeAll, beforeEach, expect, it } from 'vitest'
 import { revoke } from '../../src/revocation/revocations.ts'
 import { onPostgres } from '../support/databases.ts'
 import type { ServerProcess } from '../support/server-process.ts'
@@ -18,6 +18,8 @@ onPostgres(() => {
     fleet = await openFleet()
     provider = await fleet.startProvider()
   })
+
+  beforeEach(() => fleet.proxy.unblock())
 
   /** As the command line does, which needs no server. */
   const revokeInDatabase = (token: string) =>
