@@ -76,6 +76,11 @@ describe('a path', () => {
     expect(faultsOfPath(path)).toContain(`${path} ${fault}`)
   })
 
+  it('of ours is under the major version that the document has', () => {
+    const major = document.info.version.split('.')[0] ?? ''
+    expect(Object.keys(document.paths).filter((path) => !path.startsWith(`/v${major}/`))).toEqual([])
+  })
+
   it('of ours is nouns, plural, in kebab-case, at most three levels deep, under a version', () => {
     expect(Object.keys(document.paths).flatMap(faultsOfPath)).toEqual([])
   })

@@ -7,7 +7,7 @@ import { makeTemporaryFolder } from '../support/temporary-folder.ts'
 import { readCommittedDocument, type Document, type Schema } from './document.ts'
 import { findBrokenPromises, readHistory } from './history.ts'
 
-/** The document is a promise from this moment on; what was committed before was still being made. */
+/** The document is a promise from this moment on, as it was committed last by then; before, it was being made. */
 const contractSince = new Date('2026-11-28T00:00:00Z')
 
 describe('the document of this repository', () => {
@@ -21,9 +21,9 @@ describe('the document of this repository', () => {
   })
 })
 
-describe('a history', () => {
-  const day = (n: number) => new Date(Date.UTC(2_030, 0, n))
+const day = (n: number) => new Date(Date.UTC(2_030, 0, n))
 
+describe('a history', () => {
   it('is kept by additions under a minor version, text under a patch, breaking changes under a major one', () => {
     const { commit, promises } = openRepository()
     commit(day(1), { version: '1.0.0', members: ['a'] })
@@ -60,12 +60,21 @@ describe('a history', () => {
     expect(promises(day(1))).toEqual([expect.stringMatching(/^the working tree .* needs a major version/)])
   })
 
-  it('begins with the contract: what was before may be anything', () => {
+  it('begins with the document as it was when the contract began: what was before may be anything', () => {
     const { commit, promises } = openRepository()
     commit(day(1), { version: '1.0.0', members: ['a'] })
-    commit(day(2), { version: '1.0.0', members: ['b'] })
-    expect(promises(day(2))).toEqual([])
+    commit(day(3), { version: '1.0.0', members: ['b'] })
+    expect(promises(day(4))).toEqual([])
+    // Nobody's clock says when the next commit comes: the one before the beginning binds it.
+    expect(promises(day(2))).not.toEqual([])
     expect(promises(day(1))).not.toEqual([])
+  })
+
+  it('has not begun before its time', () => {
+    const { commit, promises } = openRepository()
+    commit(day(1), { version: '1.0.0', members: ['a'] })
+    commit(day(3), { version: '1.0.0', members: ['b'] })
+    expect(promises(day(2), day(1))).toEqual([])
   })
 
   it('takes a merge as the one change that it brings', () => {
@@ -102,8 +111,8 @@ function openRepository() {
     git('add', '.')
     gitAt(folder, at, ['commit', '-q', '-m', 'a change'])
   }
-  const promises = (since: Date) => {
-    const history = readHistory(folder, since)
+  const promises = (since: Date, now = day(9)) => {
+    const history = readHistory(folder, since, now)
     if (history === undefined) throw new Error('no history')
     return findBrokenPromises(history)
   }

@@ -17,10 +17,10 @@ const mostCommits = 50
  * The document of each commit that changed it, the oldest first, and at last as it lies in the folder. A merge counts as
  * the one change that it brings.
  *
- * @param since commits before it have promised nothing
+ * @param since when the contract begins: with the document as it was committed last by then
  * @returns undefined where there is no history to be read: no git, or a folder that is no clone
  */
-export function readHistory(folder: string, since: Date): CommittedDocument[] | undefined {
+export function readHistory(folder: string, since: Date, now = new Date()): CommittedDocument[] | undefined {
   const git = (...args: string[]) =>
     execFileSync('git', ['-C', folder, ...args], {
       encoding: 'utf8',
@@ -34,13 +34,13 @@ export function readHistory(folder: string, since: Date): CommittedDocument[] | 
     if (existsSync(join(folder, '.git'))) throw error
     return undefined
   }
-  const commits = log
+  const all = log
     .split('\n')
     .filter((line) => line !== '')
     .map((line) => line.split(' '))
-    .filter(([, at = '']) => new Date(at) >= since)
-    .map(([name = '']) => name)
     .toReversed()
+  const first = all.findLastIndex(([, at = '']) => new Date(at) <= since)
+  const commits = now < since ? [] : all.slice(Math.max(0, first)).map(([name = '']) => name)
   const present = JSON.parse(readFileSync(join(folder, documentFile), 'utf8')) as Document
   return [
     ...commits.map((at) => ({ at, document: JSON.parse(git('show', `${at}:${documentFile}`)) as Document })),
