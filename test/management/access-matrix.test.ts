@@ -106,7 +106,7 @@ eachDatabase((_open, engine) => {
       const isKept = operation.method === 'GET' || (statuses[i] ?? 0) >= 400
       const request =
         caller === 'a person, about what is theirs'
-          ? await requestAboutOwn(operation, isKept ? kept : await requestAbout(world, operation), isKept)
+          ? await requestAboutOwn(operation, kept, isKept)
           : isKept
             ? kept
             : await requestAbout(world, operation)

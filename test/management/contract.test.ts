@@ -189,11 +189,9 @@ eachDatabase((_open, engine) => {
           )
         }
         const vendor = 'application/vnd.latchkey.v1+json'
-        const named = await succeed(
-          await complete(world, operation, await make(world), { accept: vendor, 'api-version': '1' }),
-          status,
-          'the version by name',
-        )
+        const another = operation.method === 'GET' ? valid : await complete(world, operation, await make(world))
+        const byName = { ...another.headers, accept: vendor, 'api-version': '1' }
+        const named = await succeed({ ...another, headers: byName }, status, 'the version by name')
         if (named.text !== '') expect(named.headers.get('content-type')).toBe(vendor)
         if ('422' in operation.responses) {
           const keyed = await complete(world, operation, await make(world), { 'idempotency-key': `${id}-twice` })
@@ -216,8 +214,8 @@ eachDatabase((_open, engine) => {
       const documented = contract.operations.filter((operation) => operation.path === path).map(({ method }) => method)
       const allowed = documented.includes('GET') ? [...documented, 'HEAD'] : documented
       const others = ['GET', 'POST', 'PUT', 'PATCH', 'DELETE', 'PROPFIND'].filter((method) => !allowed.includes(method))
+      const target = path.replaceAll(/\{\w+\}/g, 'anything')
       for (const method of others) {
-        const target = fillPath(path, await world.targets.parametersOf(path))
         const answer = await world.api.call(target, { method })
         expect([method, answer.status]).toEqual([method, 405])
         expect(answer.headers.get('allow')?.split(', ').sort()).toEqual(allowed.sort())

@@ -58,14 +58,7 @@ export function openTargets(api: Management): Targets {
       return id
     },
     person: () => api.newPerson(unique('person')),
-    async signIn(person) {
-      const token = await api.signIn(person)
-      const claims = JSON.parse(Buffer.from(token.split('.')[1] ?? '', 'base64url').toString('utf8')) as {
-        readonly sid: string
-        readonly grant_id: string
-      }
-      return { session_id: claims.sid, grant_id: claims.grant_id, token }
-    },
+    signIn: async (person) => readSignIn(await api.signIn(person)),
     async role() {
       return (await write((trx) => createRole(trx, systemActor, { name: unique('role') }))).name
     },
@@ -104,7 +97,7 @@ export function openTargets(api: Management): Targets {
       const client = names.has('client_id') ? await targets.client() : undefined
       const role = isOfRole ? await targets.role() : undefined
       const signedIn =
-        names.has('session_id') || names.has('grant_id') ? await targets.signIn(await targets.person()) : undefined
+        names.has('session_id') || names.has('grant_id') ? readSignIn((await targets.person()).token) : undefined
       const values: Record<string, string | undefined> = {
         user_id: names.has('user_id') ? await targets.user(role) : undefined,
         name: names.has('name') ? (role ?? (await targets.plan())) : undefined,
@@ -127,6 +120,14 @@ export function openTargets(api: Management): Targets {
     },
   }
   return targets
+}
+
+function readSignIn(token: string): SignedIn {
+  const claims = JSON.parse(Buffer.from(token.split('.')[1] ?? '', 'base64url').toString('utf8')) as {
+    readonly sid: string
+    readonly grant_id: string
+  }
+  return { session_id: claims.sid, grant_id: claims.grant_id, token }
 }
 
 /** A path's template with its parameters in place, percent-encoded. */
