@@ -97,7 +97,8 @@ const setRolesBody = z
   .meta({ id: 'SetRolesOfUser', example: { roles: ['member'] } })
 
 const params = z.object({ name: roleName })
-const userParams = z.object({
+/** Of every path beneath a person. */
+export const userParams = z.object({
   user_id: z
     .string()
     .regex(/^(me|usr_[\w-]{1,64})$/)

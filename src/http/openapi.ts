@@ -5,7 +5,6 @@
 import { z } from 'zod'
 import { createDocument, type ZodOpenApiOperationObject } from 'zod-openapi'
 import { problemCatalogue, toProblemBody, Problem, type ProblemCode } from '../problems.ts'
-import type { ApiVersion } from './api-version.ts'
 import type { Endpoint } from './endpoint.ts'
 import { patchMediaTypes } from './patch.ts'
 
@@ -16,7 +15,6 @@ export interface ApiDescription {
   readonly title: string
   readonly description: string
   readonly endpoints: readonly Endpoint[]
-  readonly versions: readonly ApiVersion[]
   /** scope → what it allows */
   readonly scopes: Readonly<Record<string, string>>
   /** heading → what stands under it */

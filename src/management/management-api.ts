@@ -130,7 +130,6 @@ function describeManagementApi(issuer: string, endpoints: readonly Endpoint[]): 
     title: 'Latchkey management API',
     description,
     endpoints,
-    versions,
     scopes: Object.fromEntries(managementPermissions),
     tags: {
       Users: 'People: who they are, and whether they may sign in',

@@ -5,6 +5,7 @@
 import { sql, type SqlBool } from 'kysely'
 import type { Provider } from 'oidc-provider'
 import { z } from 'zod'
+import { userParams } from '../access/routes.ts'
 import type { Db } from '../database/database.ts'
 import type { CursorSigner } from '../http/cursor.ts'
 import { endpoint, holdersOf, holdersOrSelf, reply, type Endpoint } from '../http/endpoint.ts'
@@ -201,12 +202,6 @@ const grantsOfUserList = listOf({
   fields: grantFields,
 })
 
-const userParams = z.object({
-  user_id: z
-    .string()
-    .regex(/^(me|usr_[\w-]{1,64})$/)
-    .meta({ description: 'The person; `me` for whoever the token speaks of', example: sessionExample.user_id }),
-})
 const id = z.string().regex(/^[\w~-]{1,128}$/)
 const sessionParams = z.object({
   session_id: id.meta({ description: 'The session', example: sessionExample.session_id }),

@@ -2,6 +2,7 @@
 import { isDeepStrictEqual } from 'node:util'
 import { sql, type SqlBool } from 'kysely'
 import { z } from 'zod'
+import { userParams } from '../access/routes.ts'
 import type { CursorSigner } from '../http/cursor.ts'
 import { endpoint, holdersOf, holdersOrSelf, reply, type Caller, type Endpoint } from '../http/endpoint.ts'
 import { filter, listOf } from '../http/list-query.ts'
@@ -39,11 +40,6 @@ export interface UserRoutesParts {
     readonly requestId: string | undefined
   }) => Promise<boolean>
 }
-
-export const userId = z
-  .string()
-  .regex(/^(me|usr_[\w-]{1,64})$/)
-  .meta({ description: 'The person; `me` for whoever the token speaks of', example: 'usr_2Kx8mQ4vTz9LrN1cYp7WfA' })
 
 const example = {
   user_id: 'usr_2Kx8mQ4vTz9LrN1cYp7WfA',
@@ -166,7 +162,6 @@ const passwordBody = z
   })
   .meta({ id: 'SetPassword', example: { password: 'a long enough phrase' } })
 
-const params = z.object({ user_id: userId })
 const tag = 'Users'
 const read = holdersOrSelf('users:read', 'self:read', 'user_id')
 const write = holdersOrSelf('users:write', 'self:write', 'user_id')
@@ -221,7 +216,7 @@ export function userRoutes({ passwords, attributes, cursors, provePassword }: Us
       summary: 'One person',
       tag,
       access: read,
-      params,
+      params: userParams,
       query: z.strictObject({ fields: userList.query.shape.fields }),
       responses: { 200: someOf(userBody, 'user_id') },
       async handle({ db, params, query }) {
@@ -240,7 +235,7 @@ export function userRoutes({ passwords, attributes, cursors, provePassword }: Us
       description: 'Roles and status stay as they are. A replacement that has been made already answers 200 again.',
       tag,
       access: write,
-      params,
+      params: userParams,
       body: replaceBody,
       isVersioned: true,
       responses: { 200: userBody },
@@ -267,7 +262,7 @@ export function userRoutes({ passwords, attributes, cursors, provePassword }: Us
         '`is_active: false` shuts a person out and ends everything they began. People may change their own `name` and `profile`.',
       tag,
       access: write,
-      params,
+      params: userParams,
       body: userDocumentSchema,
       mergePatch: mergeBody,
       isVersioned: true,
@@ -292,7 +287,7 @@ export function userRoutes({ passwords, attributes, cursors, provePassword }: Us
       summary: 'Remove a person and everything kept about them',
       tag,
       access: holdersOf('users:write'),
-      params,
+      params: userParams,
       isVersioned: true,
       responses: { 204: null },
       problems: ['CONFLICT'],
@@ -311,7 +306,7 @@ export function userRoutes({ passwords, attributes, cursors, provePassword }: Us
       description: 'It ends everything that the old one began: sessions, refresh tokens, access tokens.',
       tag,
       access: write,
-      params,
+      params: userParams,
       body: passwordBody,
       responses: { 204: null },
       async handle({ db, params, body, caller, write }) {
