@@ -92,10 +92,22 @@ function boundedWriter(output: Writable): (line: string) => void {
 const secretNames =
   /^(authorization|cookie|set-cookie|.*(password|secret|passphrase|private_?key)|((access|refresh|id|csrf)_)?token|code(_verifier)?|client_assertion|assertion|dpop|login|email)$/i
 
+const knownNames = new Map<string, boolean>()
+const mostKnownNames = 1_000
+
+/** Names are few, and each line has a dozen of them. */
+function isSecretName(name: string): boolean {
+  const known = knownNames.get(name)
+  if (known !== undefined) return known
+  const isSecret = secretNames.test(name)
+  if (knownNames.size < mostKnownNames) knownNames.set(name, isSecret)
+  return isSecret
+}
+
 function withoutSecrets(fields: Record<string, unknown>): Record<string, unknown> {
   const safe: Record<string, unknown> = {}
   for (const [name, value] of Object.entries(fields)) {
-    if (secretNames.test(name)) safe[name] = '[not logged]'
+    if (isSecretName(name)) safe[name] = '[not logged]'
     else if (value instanceof Error) safe[name] = describeError(value)
     else if (name === 'error_message' && typeof value === 'string') safe[name] = scrub(value)
     else safe[name] = value

@@ -45,6 +45,7 @@ import { redirectPostToGet } from './oauth/post-requests.ts'
 import { openOAuth } from './oauth/provider.ts'
 import { openRegisteredOrigins } from './oauth/registered-origins.ts'
 import { openSignals } from './signals/signals.ts'
+import { endExpiredStreams } from './signals/streams.ts'
 import { openKeyEncryption } from './signing/key-encryption.ts'
 import { openKeyRing } from './signing/key-ring.ts'
 import { startRotation } from './signing/rotation.ts'
@@ -164,7 +165,8 @@ export async function openServer({ config, log, phase }: ServerParts): Promise<O
       }),
     )
 
-    closers.unshift(startSweeping(database.db, config.sweepSeconds, (error) => log.warn({ error }, 'a sweep failed')))
+    const sweepFailed = (error: unknown) => log.warn({ error }, 'a sweep failed')
+    closers.unshift(startSweeping(database.db, config.sweepSeconds, sweepFailed, [endExpiredStreams]))
     closers.unshift(startRotation({ database, encryption, config, log }))
     closers.unshift(startSealing({ db: database.db, keys: () => secretRing.all('audit'), log }))
     void warnWhenFast(workFactor, config.passwordTargetMs, log)
@@ -196,8 +198,7 @@ export async function openServer({ config, log, phase }: ServerParts): Promise<O
       health({ phase, ping: (timeoutMs) => database.ping(timeoutMs) }), //  /health…  /version
       deadline({ edgeSeconds: config.edgeTimeoutSeconds, log }),
       cors({ appliesTo: apiPaths(management.document), isRegisteredOrigin: origins.isRegisteredOrigin }),
-      signals.routes.routes(), //  /.well-known/ssf-configuration  /ssf/…  (in front of overload: its polls wait for long)
-      signals.routes.allowedMethods(),
+      signals.routes, //  /.well-known/ssf-configuration  /ssf/…  (in front of overload: its polls wait for long)
       overload(config.maxRequestsUnderWay),
       handlerDeadline({ handlerSeconds: config.handlerTimeoutSeconds, log }),
       errorReference((errors) => views.errors({ errors })), //  /docs/errors

@@ -63,11 +63,15 @@ const defaultMaxBodyBytes = 256 * 1_024
 export function apiMiddlewares(parts: ApiParts): Middleware[] {
   const { endpoints, versions } = parts
   const now = parts.now ?? (() => new Date())
-  const nouns = new Set(endpoints.map(({ path }) => path.split('/')[2] ?? ''))
-  // A path has one spelling: `/V1/Users/` is another, and nothing is there.
-  const router = new Router({ sensitive: true, strict: true })
+  const nouns = new Set(endpoints.map(({ path }) => nounOf(path) ?? ''))
+  // One for each noun: a router holds a path against each of its routes.
+  const routers = new Map<string | undefined, Router>()
   for (const endpoint of endpoints) {
     const pattern = endpoint.path.replaceAll(/\{(\w+)\}/g, ':$1')
+    const noun = nounOf(endpoint.path)
+    // A path has one spelling: `/V1/Users/` is another, and nothing is there.
+    const router = routers.get(noun) ?? new Router({ sensitive: true, strict: true })
+    routers.set(noun, router)
     router.register(pattern, [endpoint.method], async (ctx: Context) => {
       const version = (ctx.state as ApiState).version
       if (version === undefined) throw new Error('a route of the API without a version')
@@ -93,13 +97,23 @@ export function apiMiddlewares(parts: ApiParts): Middleware[] {
     await next()
   }
 
-  // Everything else passes by without being held against each route.
-  const route = compose<ParameterizedContext>([router.routes() as never, router.allowedMethods() as never])
-  async function routes(ctx: Context, next: Next): Promise<void> {
-    await ((ctx.state as ApiState).version === undefined ? next() : route(ctx, next))
+  const routes = new Map(
+    [...routers].map(([noun, router]) => [
+      noun,
+      compose<ParameterizedContext>([router.routes() as never, router.allowedMethods() as never]),
+    ]),
+  )
+  function route(ctx: Context, next: Next): Promise<unknown> {
+    const found = (ctx.state as ApiState).version === undefined ? undefined : routes.get(nounOf(ctx.path))
+    return found === undefined ? next() : found(ctx, next)
   }
 
-  return [version as Middleware, routes as Middleware]
+  return [version as Middleware, route as Middleware]
+}
+
+/** `/v1/users/{user_id}` → `users` */
+function nounOf(path: string): string | undefined {
+  return path.split('/', 3)[2]
 }
 
 interface ApiState extends RequestState {
@@ -190,7 +204,8 @@ async function answer(
 function negotiate(ctx: ApiContext, version: ApiVersion): string {
   const vendor = vendorMediaType(version.version)
   ctx.vary('Accept')
-  if (ctx.get('Accept') === '') return 'application/json'
+  const wanted = ctx.get('Accept')
+  if (wanted === '' || wanted === 'application/json') return 'application/json'
   const accepted = ctx.accepts('application/json', vendor, 'application/problem+json')
   if (accepted === vendor) return vendor
   if (accepted === false) throw new Problem('NOT_ACCEPTABLE', `This API answers in application/json or ${vendor}.`)

@@ -108,13 +108,13 @@ export async function withDeadline<T>(
   }
 }
 
-async function giveUpAfter<T>(
+function giveUpAfter<T>(
   seconds: number,
   over: AbortController,
   work: () => Promise<T>,
   { late, onLateFailure }: Ending,
 ): Promise<T> {
-  const { promise: isOver, reject } = Promise.withResolvers<never>()
+  const { promise, resolve, reject } = Promise.withResolvers<T>()
   let isLate = false
   const timer = setTimeout(
     () => {
@@ -126,17 +126,18 @@ async function giveUpAfter<T>(
     },
     Math.max(0, seconds) * 1_000,
   )
-  const tryToWork = async () => {
-    try {
-      return await work()
-    } catch (error) {
+  const attempt = async () => work()
+  // What settles after the time is over settles nothing.
+  attempt().then(
+    (result) => {
+      clearTimeout(timer)
+      resolve(result)
+    },
+    (error: unknown) => {
+      clearTimeout(timer)
       if (isLate && error !== over.signal.reason) onLateFailure?.(error)
-      throw error
-    }
-  }
-  try {
-    return await Promise.race([tryToWork(), isOver])
-  } finally {
-    clearTimeout(timer)
-  }
+      reject(error)
+    },
+  )
+  return promise
 }

@@ -3,6 +3,7 @@
  * services will be told. Every change that must end somebody's access calls `revoke` in its own transaction. A row
  * outlives every token that it speaks of, and no longer.
  */
+import { setImmediate as endOfTurn } from 'node:timers/promises'
 import { sql, type RawBuilder } from 'kysely'
 import type { Db, Trx } from '../database/database.ts'
 
@@ -156,8 +157,9 @@ export async function areRevoked(db: Db, tokens: readonly RevocableClaims[]): Pr
 }
 
 /**
- * Asks of every token each time, and still not once for each: whoever asks while a question is under way waits for the
- * next one, together with all the others that came meanwhile. The answer is of after the asking, as it must be.
+ * Asks of every token each time, and still not once for each: those that come in one turn of the event loop are asked
+ * about together, and whoever comes while a question is under way waits for the next one. The answer is of after the
+ * asking, as it must be.
  */
 export function openRevocationCheck(db: Db): (claims: RevocableClaims) => Promise<boolean> {
   let waiting = new Map<RevocableClaims, PromiseWithResolvers<boolean>>()
@@ -166,6 +168,7 @@ export function openRevocationCheck(db: Db): (claims: RevocableClaims) => Promis
   async function ask(): Promise<void> {
     isAsking = true
     while (waiting.size > 0) {
+      await endOfTurn()
       const asked = waiting
       waiting = new Map()
       try {

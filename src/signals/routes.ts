@@ -5,6 +5,7 @@
 import { Router } from '@koa/router'
 import { authenticate, authOf, requireScopes } from '@latchkey/guard/koa'
 import type { Context, Middleware, Next } from 'koa'
+import compose from 'koa-compose'
 import type { Logger } from 'pino'
 import { z } from 'zod'
 import type { Actor } from '../audit/audit.ts'
@@ -81,7 +82,7 @@ const statusSchema = z.object({
 })
 const verificationSchema = z.object({ stream_id: streamId, state: z.string().max(2_000).optional() })
 
-export function signalRoutes(parts: RouteParts): Router {
+export function signalRoutes(parts: RouteParts): Middleware {
   const { db, audience, receipts, waiting, streams: streamParts, holdMs, log } = parts
   const { pathname: root } = new URL(audience)
   const router = new Router()
@@ -202,7 +203,8 @@ export function signalRoutes(parts: RouteParts): Router {
     )
   })
 
-  return router
+  const routes = compose<Context>([router.routes() as never, router.allowedMethods() as never])
+  return (ctx, next) => (ctx.path === configurationPath || ctx.path.startsWith(`${root}/`) ? routes(ctx, next) : next())
 }
 
 /** A stream is a machine's: nobody receives for a person. */

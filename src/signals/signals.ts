@@ -6,8 +6,8 @@
  * write the row, in the transaction that makes it true. docs/signals.md says what receivers may rely on.
  */
 import { randomUUID } from 'node:crypto'
-import type { Router } from '@koa/router'
 import type { JWTPayload } from 'jose'
+import type { Middleware } from 'koa'
 import type { Logger } from 'pino'
 import type { Config } from '../config.ts'
 import type { Changes } from '../database/changes.ts'
@@ -27,7 +27,7 @@ import { openWaiting } from './waiting.ts'
 
 export interface Signals {
   /** `/.well-known/ssf-configuration`, `/ssf/…` */
-  readonly routes: Router
+  readonly routes: Middleware
   close(): Promise<void>
 }
 
