@@ -7,6 +7,10 @@ COPY src/guard/package.json src/guard/
 COPY src/client/package.json src/client/
 RUN npm ci --omit=dev
 
+# What the page at /docs shows itself with is a tool of development in package.json: its package counts installations.
+FROM dependencies AS docs-page
+RUN npm ci --ignore-scripts
+
 FROM node:24-slim
 ENV NODE_ENV=production PORT=3000
 WORKDIR /app
@@ -14,6 +18,12 @@ COPY --from=dependencies /app/node_modules node_modules
 COPY package.json LICENSE ./
 COPY migrations migrations
 COPY views views
+COPY --from=docs-page /app/node_modules/swagger-ui-dist/swagger-ui-bundle.js \
+  /app/node_modules/swagger-ui-dist/swagger-ui.css \
+  /app/node_modules/swagger-ui-dist/oauth2-redirect.js \
+  /app/node_modules/swagger-ui-dist/LICENSE \
+  /app/node_modules/swagger-ui-dist/NOTICE \
+  views/swagger-ui/
 COPY src src
 USER node
 EXPOSE 3000
