@@ -7,6 +7,7 @@ import type { CommandContext } from '../../src/commands/command.ts'
 import { runCommand } from '../../src/commands/program.ts'
 import { readConfig } from '../../src/config.ts'
 import type { Database } from '../../src/database/database.ts'
+import { programEnvironment } from '../support/program-environment.ts'
 
 export interface Ran {
   readonly exitCode: number | null
@@ -51,7 +52,7 @@ export async function latchkeyProcess(
   const root = join(import.meta.dirname, '..', '..')
   const child = spawn(process.execPath, [...(settings.node ?? []), join(root, 'src', 'latchkey.mjs'), ...args], {
     cwd: root,
-    env: { PATH: process.env['PATH'], ...settings.environment },
+    env: { ...programEnvironment, ...settings.environment },
   })
   onTestFinished(() => void child.kill('SIGKILL'))
   let out = ''

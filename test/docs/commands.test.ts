@@ -7,6 +7,7 @@ import { mkdirSync, readFileSync, symlinkSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { promisify } from 'node:util'
 import { beforeAll, describe, expect, inject, it } from 'vitest'
+import { programEnvironment } from '../support/program-environment.ts'
 import { startServer } from '../support/server-process.ts'
 
 const run = promisify(execFile)
@@ -120,7 +121,12 @@ async function paste(folder: string, blocks: readonly string[]): Promise<string>
   const { stdout } = await run('bash', ['-euo', 'pipefail', '-c', blocks.join('\n')], {
     cwd: folder,
     // The Node that comes with the packages, as in `npm run`; nothing else of the tests' environment.
-    env: { PATH: `${dirname(process.execPath)}:${process.env['PATH'] ?? ''}`, HOME: folder, TMPDIR: folder },
+    env: {
+      ...programEnvironment,
+      PATH: `${dirname(process.execPath)}:${process.env['PATH'] ?? ''}`,
+      HOME: folder,
+      TMPDIR: folder,
+    },
     timeout: 170_000,
     maxBuffer: 4 * 1024 * 1024,
   })

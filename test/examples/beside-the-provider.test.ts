@@ -7,6 +7,7 @@ import { dirname, join } from 'node:path'
 import { promisify } from 'node:util'
 import { beforeAll, describe, expect, it, onTestFinished } from 'vitest'
 import { findFreePort } from '../support/ports.ts'
+import { programEnvironment } from '../support/program-environment.ts'
 import { openProvider, type TestProvider } from '../support/provider.ts'
 import { makeTemporaryFolder } from '../support/temporary-folder.ts'
 
@@ -15,7 +16,9 @@ const PATH = `${dirname(process.execPath)}:${process.env['PATH']}`
 
 /** Starts the example with nothing in its environment but what is given. */
 function startExample(environment: Record<string, string>) {
-  const child = spawn(process.execPath, ['examples/models-koa/main.ts'], { env: { PATH, ...environment } })
+  const child = spawn(process.execPath, ['examples/models-koa/main.ts'], {
+    env: { ...programEnvironment, PATH, ...environment },
+  })
   onTestFinished(async () => {
     if (child.exitCode !== null || child.signalCode !== null) return
     child.kill('SIGTERM')
@@ -30,7 +33,9 @@ function startExample(environment: Record<string, string>) {
 
 /** What a shell prints for each of the lines, in one shell, as somebody who pastes them gets it. */
 async function paste(lines: readonly string[]): Promise<string[]> {
-  const { stdout } = await run('bash', ['-ec', lines.join('\necho; echo ----\n')], { env: { PATH } })
+  const { stdout } = await run('bash', ['-ec', lines.join('\necho; echo ----\n')], {
+    env: { ...programEnvironment, PATH },
+  })
   return stdout.split('\n----\n')
 }
 

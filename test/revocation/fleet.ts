@@ -24,6 +24,7 @@ import { silent } from '../signing/rings.ts'
 import { openLocation, type DatabaseLocation } from '../support/databases.ts'
 import { findFreePort } from '../support/ports.ts'
 import { startPostgres, type TestPostgres } from '../support/postgres.ts'
+import { programEnvironment } from '../support/program-environment.ts'
 import { cheapestWorkFactor } from '../support/provider.ts'
 import { openReverseProxy, type ReverseProxy } from '../support/reverse-proxy.ts'
 import { startServer, type ServerProcess } from '../support/server-process.ts'
@@ -172,7 +173,7 @@ async function startService(issuer: string, feed: ReceiverClient, settings: Serv
       cwd: root,
       stdio: ['pipe', 'ignore', 'pipe'],
       env: {
-        PATH: process.env['PATH'],
+        ...programEnvironment,
         NODE_ENV: 'production',
         PORT: String(port),
         ISSUER: issuer,

@@ -38,6 +38,8 @@ export default async function prepare(project: TestProject): Promise<() => Promi
   const keeper = startKeeper('cat >/dev/null; rm -rf "$1"', [temporaryFolder])
   undo.push(() => keeper.end())
   project.provide('temporaryFolder', temporaryFolder)
+  // For the programs that tests start: program-environment.ts.
+  process.env['NODE_COMPILE_CACHE'] ??= join(temporaryFolder, 'compile-cache')
 
   try {
     const chromium = findChromium() ?? ''

@@ -10,6 +10,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, inject, onTestFinished, TestRunner } from 'vitest'
 import type { DatabaseLocation } from './databases.ts'
 import { findFreePort } from './ports.ts'
+import { programEnvironment } from './program-environment.ts'
 
 const root = join(import.meta.dirname, '..', '..')
 
@@ -74,7 +75,7 @@ export async function startServer(settings: ServerSettings = {}): Promise<Server
       cwd: root,
       stdio: ['pipe', 'pipe', 'pipe'],
       env: {
-        PATH: process.env['PATH'],
+        ...programEnvironment,
         HOME: home,
         NODE_ENV: 'development',
         PORT: String(port),
