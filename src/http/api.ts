@@ -149,7 +149,7 @@ async function answer(
   if (caller.userId !== undefined) ctx.state.userId = caller.userId
   if (parts.limitCaller !== undefined) ctx.set(await parts.limitCaller(caller))
   const rawParams = readParams(ctx, caller)
-  await requireAccess(parts.db, endpoint, caller, rawParams)
+  if (!caller.scopes.has(endpoint.access.scope)) await requireOwn(parts.db, endpoint, caller, rawParams)
 
   const maxBytes = endpoint.maxBodyBytes ?? defaultMaxBodyBytes
   const json = endpoint.body === undefined ? undefined : await readBody(ctx, endpoint, version, maxBytes)
@@ -213,7 +213,7 @@ function negotiate(ctx: ApiContext, version: ApiVersion): string {
 }
 
 function readParams(ctx: ApiContext, caller: Caller): Record<string, string> {
-  const params = Object.fromEntries(Object.entries(ctx.params).filter(([name]) => name !== '0'))
+  const params = { ...ctx.params }
   if (params['user_id'] === 'me') {
     if (caller.userId === undefined) throw notFound('user', 'me')
     params['user_id'] = caller.userId
@@ -222,16 +222,17 @@ function readParams(ctx: ApiContext, caller: Caller): Record<string, string> {
 }
 
 /**
- * @throws Problem AUTHORIZATION_ERROR without the scope or about somebody else's, RESOURCE_NOT_FOUND where even the
+ * Lets a person without the endpoint's scope do what may be done to their own.
+ *
+ * @throws Problem AUTHORIZATION_ERROR without the scope for that or about somebody else's, RESOURCE_NOT_FOUND where even the
  *   existence of somebody else's is nobody's business
  */
-async function requireAccess(
+async function requireOwn(
   db: Db,
   { access }: Endpoint,
   caller: Caller,
   params: Readonly<Record<string, string>>,
 ): Promise<void> {
-  if (caller.scopes.has(access.scope)) return
   const { self } = access
   if (self === undefined || !caller.scopes.has(self.scope) || caller.userId === undefined) {
     throw insufficientScope(self === undefined ? [access.scope] : [access.scope, self.scope])
@@ -260,6 +261,10 @@ async function readBody(ctx: ApiContext, endpoint: Endpoint, version: ApiVersion
   return readJson(ctx, { mediaTypes, maxBytes, acceptPatch: endpoint.method === 'PATCH' })
 }
 
+// Schemas are dear to make.
+const noParams = z.object({})
+const noQuery = z.strictObject({})
+
 /** Everything that is wrong with a request, at once. */
 function checkRequest(
   endpoint: Endpoint,
@@ -267,7 +272,7 @@ function checkRequest(
   rawQuery: string,
   json: JsonBody | undefined,
 ): { params: unknown; query: unknown; body: unknown } {
-  const params = checkInput(endpoint.params ?? z.object({}), rawParams)
+  const params = checkInput(endpoint.params ?? noParams, rawParams)
   const unstorable = Object.entries(rawParams).filter(([, value]) => !isStorableText(value))
   if (!params.success || unstorable.length > 0) {
     // Whoever chooses an identifier is told what is wrong with it; else none of that form can exist, so nothing is there.
@@ -277,7 +282,7 @@ function checkRequest(
     const [name = 'id', value = ''] = Object.entries(rawParams).at(-1) ?? []
     throw notFound(typeOf(endpoint.path, name), isStorableText(value) ? value : '')
   }
-  const query = checkQuery(endpoint.query ?? z.strictObject({}), rawQuery)
+  const query = checkQuery(endpoint.query ?? noQuery, rawQuery)
   // A patch is checked once it has been applied to what is there.
   const body =
     endpoint.body === undefined || endpoint.method === 'PATCH'

@@ -26,15 +26,13 @@ export function errorReference(render: (errors: readonly ShownError[]) => string
       whatToDo: whatToDo.replaceAll('`', ''),
     })),
   )
-  return async function errorReference(ctx, next) {
-    if (ctx.path !== '/docs/errors' || (ctx.method !== 'GET' && ctx.method !== 'HEAD')) {
-      await next()
-      return
-    }
+  return function errorReference(ctx, next) {
+    if (ctx.path !== '/docs/errors' || (ctx.method !== 'GET' && ctx.method !== 'HEAD')) return next()
     ctx.state.endpoint = '/docs/errors'
     setPageHeaders(ctx)
     ctx.set('Cache-Control', 'public, max-age=300')
     ctx.type = 'text/html; charset=utf-8'
     ctx.body = page
+    return undefined
   }
 }

@@ -1,4 +1,4 @@
-import { createHash } from 'node:crypto'
+import { hash } from 'node:crypto'
 import { Problem } from '../problems.ts'
 
 /**
@@ -16,7 +16,7 @@ export function bodyTag(body: string): string {
 }
 
 function digest(text: string): string {
-  return createHash('sha256').update(text).digest('base64url')
+  return hash('sha256', text, 'base64url')
 }
 
 /** What a change may be based on; undefined: anything. `[]` fits nothing. */

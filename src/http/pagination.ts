@@ -92,7 +92,7 @@ export async function readPage<DB, TB extends keyof DB, Item>(
   const shown = found.slice(0, limit) as Record<string, unknown>[]
   const last = shown.at(-1)
   const nextCursor = hasMore && last !== undefined ? writeCursor(signer, context, positionOf(last, order)) : null
-  const items = shown.map((row) => withoutPosition(row, order) as Item)
+  const items = shown.map((row) => withoutPosition(row) as Item)
   const link = (to: Readonly<Record<string, string | number>>) => linkTo(path, given, query, list, to)
 
   if (cursor !== undefined) {
@@ -142,8 +142,10 @@ function orderOf({ declaration: { sort, tieBreak } }: DeclaredList, keys: readon
   return [...order, { name: tieBreak.name, descending, column: tieBreak.column, type: tieBreak.type, nullable: false }]
 }
 
+const positionPrefix = 'page_position_'
+
 function positionColumn(i: number): string {
-  return `page_position_${i}`
+  return `${positionPrefix}${i}`
 }
 
 /** As text that any session reads back exactly: a JavaScript date would drop the microseconds, and skip rows. */
@@ -167,9 +169,10 @@ function positionOf(row: Readonly<Record<string, unknown>>, order: readonly Orde
   })
 }
 
-function withoutPosition(row: Readonly<Record<string, unknown>>, order: readonly OrderKey[]): Record<string, unknown> {
-  const hidden = new Set(order.map((_key, i) => positionColumn(i)))
-  return Object.fromEntries(Object.entries(row).filter(([name]) => !hidden.has(name)))
+function withoutPosition(row: Readonly<Record<string, unknown>>): Record<string, unknown> {
+  const item: Record<string, unknown> = {}
+  for (const name in row) if (!name.startsWith(positionPrefix)) item[name] = row[name]
+  return item
 }
 
 /** The condition for what follows a position. */

@@ -77,11 +77,11 @@ export function openUsage({ db, log, now = Date.now }: { db: Db; log: Logger; no
 
   function countOf({ version, clientId = '', userAgent, endpoint }: UsedEndpoint): Count {
     const exact = { version, client_id: clientId, user_agent: programOf(clientId, userAgent), endpoint }
-    const key = JSON.stringify(Object.values(exact))
+    const key = keyOf(exact)
     const isTold = rows.has(key) || rows.size < maxRows
     if (isTold) rows.add(key)
     const told = isTold ? exact : { version, client_id: rest, user_agent: rest, endpoint: rest }
-    const toldKey = isTold ? key : JSON.stringify(Object.values(told))
+    const toldKey = isTold ? key : keyOf(told)
     const count = counts.get(toldKey) ?? { ...told, requests: 0, errors: 0 }
     counts.set(toldKey, count)
     return count
@@ -120,6 +120,11 @@ export function openUsage({ db, log, now = Date.now }: { db: Db; log: Logger; no
       await flush()
     },
   }
+}
+
+/** No part of it holds a line break: they are ours, or come from a header or an identifier. */
+function keyOf(count: Omit<Count, 'requests' | 'errors'>): string {
+  return `${count.version}\n${count.client_id}\n${count.user_agent}\n${count.endpoint}`
 }
 
 /** `booking-service/2.1.0 (Python/3.11; Linux)` → `booking-service/2.1.0` (RFC 9110 §10.1.5); '' for none. */

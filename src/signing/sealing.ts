@@ -3,7 +3,16 @@
  * database, and signing what callers carry and hand back. Both follow the ring: what was made with a secret that was
  * replaced still counts for as long as the ring accepts it.
  */
-import { createCipheriv, createDecipheriv, createHmac, hkdfSync, randomBytes, timingSafeEqual } from 'node:crypto'
+import {
+  createCipheriv,
+  createDecipheriv,
+  createHmac,
+  createSecretKey,
+  hkdfSync,
+  randomBytes,
+  timingSafeEqual,
+  type KeyObject,
+} from 'node:crypto'
 import type { SecretPurpose, SecretRing } from './secret-ring.ts'
 
 type Ring = Pick<SecretRing, 'current' | 'all'>
@@ -76,8 +85,15 @@ const signatureLength = 16
 
 /** HMAC-SHA-256, cut to 128 bits (RFC 2104 §5). */
 export function signer(secretRing: Ring, purpose: SecretPurpose): Signer {
+  // Made once for each secret: making one takes longer than signing.
+  const keys = new WeakMap<Buffer, KeyObject>()
+  const keyOf = (secret: Buffer): KeyObject => {
+    const key = keys.get(secret) ?? createSecretKey(secret)
+    keys.set(secret, key)
+    return key
+  }
   const signWith = (secret: Buffer, text: string) =>
-    createHmac('sha256', secret).update(text).digest().subarray(0, signatureLength)
+    createHmac('sha256', keyOf(secret)).update(text).digest().subarray(0, signatureLength)
   return {
     sign: (text) => signWith(secretRing.current(purpose), text),
     verify: (text, signature) =>

@@ -9,9 +9,17 @@ import { makeTemporaryFolder } from '../support/temporary-folder.ts'
 
 const run = promisify(execFile)
 const env = { PATH: `${dirname(process.execPath)}:${process.env['PATH']}`, HOME: process.env['HOME'] }
+/** Where packages come from, and whom to believe there, is this machine's affair. */
+const waysToPackages = Object.fromEntries(
+  Object.entries(process.env).filter(([name]) =>
+    /^(node_extra_ca_certs|ssl_cert_(file|dir)|(https?|no)_proxy|npm_config_(registry|cafile|cache|(https_)?proxy|noproxy))$/i.test(
+      name,
+    ),
+  ),
+)
 let project: string
 
-const npm = (...args: string[]) => run('npm', args, { cwd: project, env })
+const npm = (...args: string[]) => run('npm', args, { cwd: project, env: { ...waysToPackages, ...env } })
 const npx = (...args: string[]) => run('npx', ['--no-install', 'latchkey', ...args], { cwd: project, env })
 
 beforeAll(async () => {
