@@ -199,10 +199,12 @@ export async function grantPermission(
     .executeTakeFirstOrThrow()
   if (numInsertedOrUpdatedRows === 0n) return false
   await touchRole(trx, role)
+  const { permissions } = await getRole(trx, role)
+  const before = permissions.filter((one) => one.resource !== resource || one.permission !== permission)
   await writeAudit(trx, actor, {
     action: 'role.permission-granted',
     target: { type: 'role', id: role },
-    details: { resource, permission },
+    details: { resource, permission, before: { permissions: before }, after: { permissions } },
   })
   return true
 }
@@ -222,6 +224,7 @@ export async function revokePermission(
   await lockRole(trx, role)
   if (role === administratorRole) throw builtIn()
   await requireRightsOfRole(trx, actor, role)
+  const { permissions: before } = await getRole(trx, role)
   const { numDeletedRows } = await trx
     .deleteFrom('role_permissions')
     .where('role', '=', role)
@@ -231,10 +234,11 @@ export async function revokePermission(
   if (numDeletedRows === 0n) return false
   const users = await endTokensOfHolders(trx, actor, role, `role ${role} lost ${permission}`)
   await touchRole(trx, role)
+  const after = before.filter((one) => one.resource !== resource || one.permission !== permission)
   await writeAudit(trx, actor, {
     action: 'role.permission-revoked',
     target: { type: 'role', id: role },
-    details: { resource, permission, users },
+    details: { resource, permission, before: { permissions: before }, after: { permissions: after }, users },
   })
   return true
 }
@@ -259,10 +263,11 @@ export async function assignRole(trx: Trx, actor: Actor, input: z.input<typeof a
     .executeTakeFirstOrThrow()
   if (numInsertedOrUpdatedRows === 0n) return false
   await touchUser(trx, user_id)
+  const roles = await findRolesOf(trx, user_id)
   await writeAudit(trx, actor, {
     action: 'user.role-assigned',
     target: { type: 'user', id: user_id },
-    details: { role },
+    details: { role, before: { roles: roles.filter((name) => name !== role) }, after: { roles } },
   })
   return true
 }
@@ -285,10 +290,11 @@ export async function unassignRole(trx: Trx, actor: Actor, input: z.input<typeof
   if (numDeletedRows === 0n) return false
   await touchUser(trx, user_id)
   await endTokens(trx, actor, user_id, `role ${role} taken away`)
+  const roles = await findRolesOf(trx, user_id)
   await writeAudit(trx, actor, {
     action: 'user.role-unassigned',
     target: { type: 'user', id: user_id },
-    details: { role },
+    details: { role, before: { roles: [...roles, role].sort() }, after: { roles } },
   })
   return true
 }

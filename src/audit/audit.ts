@@ -21,7 +21,11 @@ export interface AuditEvent {
   /** what happened, as `noun.verb`: `user.created`, `refresh-token.reused` */
   readonly action: string
   readonly target: { readonly type: string; readonly id: string }
-  /** before and after of fields that are not secret */
+  /**
+   * Of a change its `before` and `after`, each an object of the fields that are not secret: of what is made only the
+   * latter, of what ends only the former. Beside them what else says why and of what: a reason, how many people it
+   * concerned. What changes nothing, such as a sign-in that was refused, has neither.
+   */
   readonly details?: Record<string, unknown>
 }
 

@@ -75,12 +75,13 @@ export async function createApiKey(
       expires_at,
     })
     .execute()
+  const apiKey = await getApiKey(trx, id)
   await writeAudit(trx, actor, {
     action: 'api-key.created',
     target: { type: 'api-key', id },
-    details: { client_id, name, plan, expires_at },
+    details: { after: described(apiKey) },
   })
-  return { api_key: await getApiKey(trx, id), key }
+  return { api_key: apiKey, key }
 }
 
 /** The key is refused from now on. What it did stays in the audit record. @throws Problem RESOURCE_NOT_FOUND */
@@ -92,8 +93,12 @@ export async function revokeApiKey(trx: Trx, actor: Actor, input: { api_key_id: 
   await writeAudit(trx, actor, {
     action: 'api-key.revoked',
     target: { type: 'api-key', id: api_key_id },
-    details: { client_id: key.client_id, name: key.name, plan: key.plan, expires_at: key.expires_at },
+    details: { before: described(key) },
   })
+}
+
+function described({ client_id, name, plan, expires_at }: ApiKey) {
+  return { client_id, name, plan, expires_at }
 }
 
 /**

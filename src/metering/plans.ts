@@ -76,7 +76,11 @@ export async function putPlan(
       .onConflict((conflict) => conflict.doNothing())
       .executeTakeFirstOrThrow()
     if (numInsertedOrUpdatedRows === 1n) {
-      await writeAudit(trx, actor, { action: 'plan.created', target: targetOf(wanted.name), details: limitsOf(wanted) })
+      await writeAudit(trx, actor, {
+        action: 'plan.created',
+        target: targetOf(wanted.name),
+        details: { after: limitsOf(wanted) },
+      })
       return { plan: await getPlan(trx, wanted.name), created: true }
     }
   }
@@ -119,7 +123,11 @@ export async function deletePlan(
     )
   }
   await trx.deleteFrom('usage_plans').where('name', '=', name).execute()
-  await writeAudit(trx, actor, { action: 'plan.deleted', target: targetOf(name), details: limitsOf(before) })
+  await writeAudit(trx, actor, {
+    action: 'plan.deleted',
+    target: targetOf(name),
+    details: { before: limitsOf(before) },
+  })
 }
 
 const setClientPlanSchema = z.strictObject({ client_id: z.string().min(1).max(128), plan: planName.nullable() })
@@ -154,7 +162,7 @@ export async function setClientPlan(
   await writeAudit(trx, actor, {
     action: 'client.plan-set',
     target: { type: 'client', id: client_id },
-    details: { before: before.plan, after: plan },
+    details: { before: { plan: before.plan }, after: { plan } },
   })
   return true
 }

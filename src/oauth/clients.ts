@@ -18,6 +18,7 @@ import type { ClientsTable } from '../database/tables.ts'
 import { requireVersion } from '../http/etag.ts'
 import { notFound, parseInput, Problem } from '../problems.ts'
 import { revoke } from '../revocation/revocations.ts'
+import { forgetConsents } from './consents.ts'
 import { forgetScopes, lockFamiliesOfClients } from './families.ts'
 import { deviceGrant, findInconsistencies, refuseInconsistent, wrong, type ClientMetadata } from './client-rules.ts'
 
@@ -149,12 +150,12 @@ export async function createClient(
   if (numInsertedOrUpdatedRows === 0n) throw new Problem('CONFLICT', `There is already a client ${id}.`)
   await insertPermissions(trx, id, asked)
   const secret = client.token_endpoint_auth_method === 'client_secret_basic' ? await insertSecret(trx, id) : undefined
+  const created = await getClient(trx, id)
   await writeAudit(trx, actor, {
     action: 'client.created',
     target: { type: 'client', id },
-    details: { after: { ...client, permissions: asked } },
+    details: { after: described(created) },
   })
-  const created = await getClient(trx, id)
   return secret === undefined ? { client: created } : { client: created, secret }
 }
 
@@ -212,26 +213,26 @@ export async function setClientPermissions(
       .where('resource', '=', resource)
       .where('permission', '=', permission)
       .execute()
-    await trx
-      .deleteFrom('consents')
-      .where('client_id', '=', id)
-      .where('resource', '=', resource)
-      .where('scope', '=', permission)
-      .execute()
+  }
+  const reason = 'client permissions removed'
+  const removedOf = Map.groupBy(removed, ({ resource }) => resource)
+  for (const [resource, list] of removedOf) {
+    const scopes = list.map(({ permission }) => permission)
+    await forgetConsents(trx, actor, { clientId: id, resource, scopes, reason })
   }
   await insertPermissions(trx, id, asked)
-  if (removed.length > 0) await endClientTokens(trx, actor, { id, reason: 'client permissions removed' })
-  for (const resource of new Set(removed.map((permission) => permission.resource))) {
-    const scopes = removed.flatMap((one) => (one.resource === resource ? [one.permission] : []))
-    await forgetScopes(trx, { clientId: id, resource, scopes })
+  if (removed.length > 0) await endClientTokens(trx, actor, { id, reason })
+  for (const [resource, list] of removedOf) {
+    await forgetScopes(trx, { clientId: id, resource, scopes: list.map(({ permission }) => permission) })
   }
   await touchClient(trx, id)
+  const after = await getClient(trx, id)
   await writeAudit(trx, actor, {
     action: 'client.permissions-set',
     target: { type: 'client', id },
-    details: { before: before.permissions, after: asked },
+    details: { before: { permissions: before.permissions }, after: { permissions: after.permissions } },
   })
-  return getClient(trx, id)
+  return after
 }
 
 /** All of a client that can be written as a whole: what PUT replaces and PATCH patches. */
@@ -335,7 +336,7 @@ export async function disableClient(trx: Trx, actor: Actor, input: { id: string 
   if (before.status === 'disabled') return before
   await trx.updateTable('clients').set({ status: 'disabled' }).where('id', '=', id).execute()
   await touchClient(trx, id)
-  const families = await endEverything(trx, actor, { id, reason: 'client disabled' })
+  const { families } = await endEverything(trx, actor, { id, reason: 'client disabled' })
   await writeAudit(trx, actor, {
     action: 'client.disabled',
     target: { type: 'client', id },
@@ -376,12 +377,17 @@ export async function revokeEverythingOfClient(
 ): Promise<{ readonly client: Client; readonly families: number }> {
   const { id, reason } = parseInput(revokeSchema, input)
   await lockClient(trx, id)
-  const families = await endEverything(trx, actor, { id, reason })
+  const { families, tokenVersion } = await endEverything(trx, actor, { id, reason })
   await touchClient(trx, id)
   await writeAudit(trx, actor, {
     action: 'client.access-revoked',
     target: { type: 'client', id },
-    details: { reason, families_ended: families },
+    details: {
+      reason,
+      before: { token_version: tokenVersion - 1 },
+      after: { token_version: tokenVersion },
+      families_ended: families,
+    },
   })
   return { client: await getClient(trx, id), families }
 }
@@ -399,12 +405,13 @@ export async function deleteClient(
   const { id } = parseInput(z.object({ id: clientId }), input)
   const before = await lockClient(trx, id)
   requireVersion(input.expectedVersions, before.row_version)
-  const families = await endEverything(trx, actor, { id, reason: 'client deleted' })
+  const beneath = await findBeneath(trx, id)
+  const { families } = await endEverything(trx, actor, { id, reason: 'client deleted' })
   await trx.deleteFrom('clients').where('id', '=', id).execute()
   await writeAudit(trx, actor, {
     action: 'client.deleted',
     target: { type: 'client', id },
-    details: { before: clientDocument(before), families_ended: families },
+    details: { before: { ...described(before), ...beneath }, families_ended: families },
   })
 }
 
@@ -414,11 +421,11 @@ export async function deleteClient(
  */
 export async function addClientSecret(trx: Trx, actor: Actor, input: { id: string }): Promise<ClientWithSecret> {
   const { id } = parseInput(z.strictObject({ id: clientId }), input)
-  const { secrets } = await lockSecrets(trx, id)
-  if (secrets.length >= 2) {
+  const before = await lockSecrets(trx, id)
+  if (before.secrets.length >= 2) {
     throw new Problem('CONFLICT', `Client ${id} has two secrets already: revoke one of them first, or rotate.`)
   }
-  return finishSecretChange(trx, actor, id, 'client.secret-added', {})
+  return finishSecretChange(trx, actor, before, 'client.secret-added')
 }
 
 /** How long a replaced secret is accepted unless said otherwise, in seconds. */
@@ -445,9 +452,9 @@ export async function rotateClientSecret(
   input: z.input<typeof rotateSchema>,
 ): Promise<ClientWithSecret> {
   const { id, overlap_seconds } = parseInput(rotateSchema, input)
-  const { secrets } = await lockSecrets(trx, id)
+  const before = await lockSecrets(trx, id)
   if (overlap_seconds === 0) await endClientTokens(trx, actor, { id, reason: 'client secret revoked' })
-  const ended = overlap_seconds === 0 ? secrets : secrets.slice(0, -1)
+  const ended = overlap_seconds === 0 ? before.secrets : before.secrets.slice(0, -1)
   for (const secret of ended) await trx.deleteFrom('client_secrets').where('id', '=', secret.id).execute()
   await trx
     .updateTable('client_secrets')
@@ -455,10 +462,7 @@ export async function rotateClientSecret(
     .set({ expires_at: sql<Date>`least(expires_at, now() + make_interval(secs => ${overlap_seconds}))` })
     .where('client_id', '=', id)
     .execute()
-  return finishSecretChange(trx, actor, id, 'client.secret-rotated', {
-    overlap_seconds,
-    ended: ended.map((secret) => secret.id),
-  })
+  return finishSecretChange(trx, actor, before, 'client.secret-rotated', { overlap_seconds })
 }
 
 /**
@@ -473,7 +477,7 @@ export async function revokeClientSecret(
 ): Promise<Client> {
   const schema = z.strictObject({ id: clientId, secret_id: z.string().min(1).max(128) })
   const { id, secret_id } = parseInput(schema, input)
-  await lockClient(trx, id)
+  const before = await lockClient(trx, id)
   const { numDeletedRows } = await trx
     .deleteFrom('client_secrets')
     .where('client_id', '=', id)
@@ -482,12 +486,13 @@ export async function revokeClientSecret(
   if (numDeletedRows === 0n) throw notFound('secret', secret_id, `/v1/clients/${id}/secrets`)
   await endClientTokens(trx, actor, { id, reason: 'client secret revoked' })
   await touchClient(trx, id)
+  const after = await getClient(trx, id)
   await writeAudit(trx, actor, {
     action: 'client.secret-revoked',
     target: { type: 'client', id },
-    details: { secret_id },
+    details: { secret_id, before: { secrets: secretsOf(before) }, after: { secrets: secretsOf(after) } },
   })
-  return getClient(trx, id)
+  return after
 }
 
 /**
@@ -511,12 +516,13 @@ export function clientSecretMatches(
 /**
  * Ends every access token that the client has, its own and those that it holds for people; refresh tokens live on.
  * For whatever narrows what the client may do.
+ * @returns its token_version from now on
  */
 export async function endClientTokens(
   trx: Trx,
   actor: Actor,
   { id, reason }: { readonly id: string; readonly reason: string },
-): Promise<void> {
+): Promise<number> {
   await lockFamiliesOfClients(trx, [id])
   const { token_version: tokenVersion } = await trx
     .updateTable('clients')
@@ -527,15 +533,16 @@ export async function endClientTokens(
   await revoke(trx, { kind: 'client', subject: id, tokenVersion, reason, by: actor })
   // Those of no resource are opaque: there is a row of each.
   await trx.deleteFrom('artifacts').where('kind', '=', 'AccessToken').where('client_id', '=', id).execute()
+  return tokenVersion
 }
 
-/** @returns how many families there were */
+/** @returns how many families there were, and the token_version from now on */
 async function endEverything(
   trx: Trx,
   actor: Actor,
   { id, reason }: { readonly id: string; readonly reason: string },
-): Promise<number> {
-  await endClientTokens(trx, actor, { id, reason })
+): Promise<{ readonly families: number; readonly tokenVersion: number }> {
+  const tokenVersion = await endClientTokens(trx, actor, { id, reason })
   const { rows } = await sql<{ families: number }>`
     WITH ended AS (
       DELETE FROM artifacts WHERE client_id = ${id} RETURNING kind, id
@@ -543,7 +550,28 @@ async function endEverything(
       DELETE FROM refresh_replies WHERE grant_id IN (SELECT id FROM ended WHERE kind = 'Grant')
     )
     SELECT count(*)::int AS families FROM ended WHERE kind = 'Grant'`.execute(trx)
-  return rows[0]?.families ?? 0
+  return { families: rows[0]?.families ?? 0, tokenVersion }
+}
+
+/** What goes with a client, by id: only an account of it is kept. */
+async function findBeneath(trx: Trx, id: string) {
+  const keys = await trx.selectFrom('api_keys').select('id').where('client_id', '=', id).orderBy('id').execute()
+  const streams = await trx
+    .selectFrom('signal_streams')
+    .select('stream_id')
+    .where('client_id', '=', id)
+    .orderBy('stream_id')
+    .execute()
+  const { people } = await trx
+    .selectFrom('consents')
+    .select(({ fn }) => fn.count<number>('user_id').distinct().as('people'))
+    .where('client_id', '=', id)
+    .executeTakeFirstOrThrow()
+  return {
+    api_keys: keys.map((key) => key.id),
+    signal_streams: streams.map((stream) => stream.stream_id),
+    consenting_people: people,
+  }
 }
 
 export async function listClients(db: Db): Promise<Client[]> {
@@ -640,16 +668,36 @@ async function insertPermissions(trx: Trx, id: string, granted: readonly Permiss
 async function finishSecretChange(
   trx: Trx,
   actor: Actor,
-  id: string,
+  before: Client,
   action: string,
-  details: Record<string, unknown>,
+  details: Record<string, unknown> = {},
 ): Promise<ClientWithSecret> {
+  const { id } = before
   const secret = await insertSecret(trx, id)
   await touchClient(trx, id)
   const client = await getClient(trx, id)
-  const secrets = client.secrets.map(({ id: secret_id, expires_at }) => ({ secret_id, expires_at }))
-  await writeAudit(trx, actor, { action, target: { type: 'client', id }, details: { ...details, after: { secrets } } })
+  await writeAudit(trx, actor, {
+    action,
+    target: { type: 'client', id },
+    details: { ...details, before: { secrets: secretsOf(before) }, after: { secrets: secretsOf(client) } },
+  })
   return { client, secret }
+}
+
+/** Those that live and until when, for the audit record: never their values. */
+function secretsOf({ secrets }: Client) {
+  return secrets.map(({ id, expires_at }) => ({ secret_id: id, expires_at }))
+}
+
+/** All of a client, for the audit record. */
+function described(client: Client) {
+  return {
+    ...metadataOf(client),
+    permissions: client.permissions,
+    plan: client.plan,
+    is_active: client.status === 'active',
+    secrets: secretsOf(client),
+  }
 }
 
 /** @returns the secret itself, which is in nobody's hands afterwards but the caller's */

@@ -39,16 +39,22 @@ export async function giveConsent(trx: Trx, actor: Actor, { userId, clientId, sc
     [...names].map((scope) => ({ user_id: userId, client_id: clientId, resource, scope })),
   )
   if (rows.length === 0) return
+  const before = listOf(await findConsents(trx, userId, clientId))
   await trx
     .insertInto('consents')
     .values(rows)
     .onConflict((conflict) => conflict.doNothing())
     .execute()
+  const after = listOf(await findConsents(trx, userId, clientId))
   await writeAudit(trx, actor, {
     action: 'consent.given',
     target: { type: 'client', id: clientId },
-    details: { user_id: userId, scopes: rows.map(({ resource, scope }) => ({ resource, scope })) },
+    details: { user_id: userId, before: { scopes: before }, after: { scopes: after } },
   })
+}
+
+function listOf(consents: Consents): { readonly resource: string; readonly scope: string }[] {
+  return [...consents].flatMap(([resource, scopes]) => [...scopes].map((scope) => ({ resource, scope })))
 }
 
 /** Forgets what a person agreed to and ends their families at the client; also those that are just beginning. */
@@ -68,8 +74,50 @@ export async function withdrawConsent(
   await writeAudit(trx, actor, {
     action: 'consent.withdrawn',
     target: { type: 'client', id: clientId },
-    details: { user_id: userId, scopes: withdrawn },
+    details: { user_id: userId, before: { scopes: withdrawn } },
   })
+}
+
+/**
+ * Forgets what people agreed to of scopes that a client, or every client, cannot ask for any more: should they come back,
+ * people are asked again. One row a client says which scopes of how many people.
+ * @param input.scopes undefined: all of the resource
+ */
+export async function forgetConsents(
+  trx: Trx,
+  actor: Actor,
+  {
+    clientId,
+    resource,
+    scopes,
+    reason,
+  }: {
+    readonly clientId?: string
+    readonly resource: string
+    readonly scopes?: readonly string[]
+    readonly reason: string
+  },
+): Promise<void> {
+  const { rows } = await sql<{ clientId: string; scopes: string[]; people: number }>`
+    WITH forgotten AS (
+      DELETE FROM consents WHERE resource = ${resource}
+        ${clientId === undefined ? sql`` : sql`AND client_id = ${clientId}`}
+        ${scopes === undefined ? sql`` : sql`AND jsonb_exists(${JSON.stringify(scopes)}::jsonb, scope)`}
+      RETURNING client_id, user_id, scope
+    )
+    SELECT client_id AS "clientId", jsonb_agg(DISTINCT scope) AS scopes, count(DISTINCT user_id)::int AS people
+    FROM forgotten GROUP BY client_id ORDER BY client_id`.execute(trx)
+  for (const row of rows) {
+    await writeAudit(trx, actor, {
+      action: 'consent.forgotten',
+      target: { type: 'client', id: row.clientId },
+      details: {
+        reason,
+        people: row.people,
+        before: { scopes: row.scopes.map((scope) => ({ resource, scope })) },
+      },
+    })
+  }
 }
 
 /** A client that may act for a person: by consent, or, first-party, by having been signed in to. */

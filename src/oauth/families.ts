@@ -21,7 +21,12 @@ export interface RevokeFamily {
 export async function revokeFamily(trx: Trx, actor: Actor, { grantId, reason }: RevokeFamily): Promise<boolean> {
   const grant = await trx
     .selectFrom('artifacts')
-    .select(['id', 'client_id', 'user_id'])
+    .select([
+      'client_id',
+      'user_id',
+      sql<string | null>`payload->'openid'->>'scope'`.as('openid_scope'),
+      sql<Record<string, string> | null>`payload->'resources'`.as('scopes'),
+    ])
     .where('kind', '=', 'Grant')
     .where('id', '=', grantId)
     .forUpdate()
@@ -33,7 +38,7 @@ export async function revokeFamily(trx: Trx, actor: Actor, { grantId, reason }: 
   await writeAudit(trx, actor, {
     action: 'grant.revoked',
     target: { type: 'grant', id: grantId },
-    details: { reason, client_id: grant.client_id, user_id: grant.user_id },
+    details: { reason, before: grant },
   })
   return true
 }

@@ -113,7 +113,13 @@ export function openJwtAccessTokens({ db, directory, keyRing, issuer }: JwtAcces
         requestId: ctx.state['requestId'] as string | undefined,
       }
       await revoke(trx, { kind: 'token', subject: claims.jti, reason: 'revoked by its client', expiresAt, by: actor })
-      await writeAudit(trx, actor, { action: 'access-token.revoked', target: { type: 'token', id: claims.jti } })
+      const { client_id, sub, grant_id, aud, scope, exp } = claims
+      const before = { client_id, sub, grant_id, aud, scope, expires_at: new Date(exp * 1_000) }
+      await writeAudit(trx, actor, {
+        action: 'access-token.revoked',
+        target: { type: 'token', id: claims.jti },
+        details: { before },
+      })
     })
   }
 

@@ -6,7 +6,7 @@
 import { isDeepStrictEqual } from 'node:util'
 import { sql, type Selectable } from 'kysely'
 import { z } from 'zod'
-import { permissionSchema } from '../access/roles.ts'
+import { permissionSchema, type Permission } from '../access/roles.ts'
 import { writeAudit, type Actor } from '../audit/audit.ts'
 import type { Db, Trx } from '../database/database.ts'
 import type { ResourcesTable } from '../database/tables.ts'
@@ -14,6 +14,7 @@ import { requireVersion } from '../http/etag.ts'
 import { notFound, parseInput, Problem } from '../problems.ts'
 import { maxAccessTokenLifetimeSeconds } from '../revocation/revocations.ts'
 import { endClientTokens } from './clients.ts'
+import { forgetConsents } from './consents.ts'
 import { forgetScopes, lockFamiliesOfClients } from './families.ts'
 
 export interface ResourcePermission {
@@ -169,7 +170,7 @@ export async function deleteResource(
     resourceId,
     before.permissions.map(({ permission }) => permission),
   )
-  await trx.deleteFrom('consents').where('resource', '=', resourceId).execute()
+  await forgetConsents(trx, actor, { resource: resourceId, reason: `${resourceId} deleted` })
   await trx.deleteFrom('resources').where('id', '=', resourceId).execute()
   await writeAudit(trx, actor, {
     action: 'resource.deleted',
@@ -271,24 +272,56 @@ async function writePermissions(trx: Trx, resource: string, list: readonly Resou
  */
 async function removePermissions(trx: Trx, actor: Actor, resource: string, removed: readonly string[]): Promise<void> {
   if (removed.length === 0) return
-  const clients = await trx
-    .selectFrom('client_permissions')
-    .select('client_id')
-    .distinct()
-    .where('resource', '=', resource)
-    .where('permission', 'in', removed)
-    .execute()
-  await trx.deleteFrom('consents').where('resource', '=', resource).where('scope', 'in', removed).execute()
+  const reason = `${removed.join(' ')} removed`
+  const roles = await findHolders(trx, 'role', resource, removed)
+  const clients = await findHolders(trx, 'client', resource, removed)
+  await forgetConsents(trx, actor, { resource, scopes: removed, reason })
   // Takes them from roles and clients, by their foreign keys; only then from the families (grants.ts says why).
   await trx.deleteFrom('permissions').where('resource', '=', resource).where('permission', 'in', removed).execute()
   await lockFamiliesOfClients(
     trx,
-    clients.map(({ client_id }) => client_id),
+    clients.map(({ id }) => id),
   )
-  for (const { client_id } of clients) {
-    await endClientTokens(trx, actor, { id: client_id, reason: `${removed.join(' ')} removed` })
-    await forgetScopes(trx, { clientId: client_id, resource, scopes: [...removed] })
+  for (const { id } of clients) {
+    await endClientTokens(trx, actor, { id, reason })
+    await forgetScopes(trx, { clientId: id, resource, scopes: [...removed] })
   }
+  for (const { type, id, permissions } of [...roles, ...clients]) {
+    const kept = permissions.filter((one) => one.resource !== resource || !removed.includes(one.permission))
+    await writeAudit(trx, actor, {
+      action: type === 'role' ? 'role.updated' : 'client.permissions-set',
+      target: { type, id },
+      details: { reason, before: { permissions }, after: { permissions: kept } },
+    })
+  }
+}
+
+interface Holder {
+  readonly type: 'role' | 'client'
+  readonly id: string
+  /** all of its permissions, at every resource */
+  readonly permissions: readonly Permission[]
+}
+
+/** The roles, or the clients, that have one of these permissions. */
+async function findHolders(
+  trx: Trx,
+  type: Holder['type'],
+  resource: string,
+  permissions: readonly string[],
+): Promise<readonly Holder[]> {
+  const table = type === 'role' ? sql.table('role_permissions') : sql.table('client_permissions')
+  const holder = type === 'role' ? sql.ref('role') : sql.ref('client_id')
+  const { rows } = await sql<Holder>`
+    SELECT ${type}::text AS type, ${holder} AS id,
+      jsonb_agg(jsonb_build_object('resource', resource, 'permission', permission) ORDER BY resource, permission) AS permissions
+    FROM ${table}
+    WHERE ${holder} IN (
+      SELECT ${holder} FROM ${table}
+      WHERE resource = ${resource} AND jsonb_exists(${JSON.stringify(permissions)}::jsonb, permission)
+    )
+    GROUP BY ${holder} ORDER BY ${holder}`.execute(trx)
+  return rows
 }
 
 function described({ name, access_token_lifetime_seconds, attribute_claims, permissions }: Resource) {

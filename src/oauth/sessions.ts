@@ -38,12 +38,18 @@ export async function endSession(
 ): Promise<EndedSession | undefined> {
   await lockSession(trx, sessionUid)
   // It has a new id after each sign-in: a request beside that one may have saved it under the old one once more.
-  const { rows } = await sql<{ userId: string; authorizations: Record<string, Authorization> | null }>`
-    SELECT user_id AS "userId", payload->'authorizations' AS authorizations
+  const { rows } = await sql<{
+    userId: string
+    authorizations: Record<string, Authorization> | null
+    createdAt: Date
+    expiresAt: Date
+  }>`
+    SELECT user_id AS "userId", payload->'authorizations' AS authorizations, created_at AS "createdAt",
+      expires_at AS "expiresAt"
     FROM artifacts WHERE kind = 'Session' AND session_uid = ${sessionUid} AND user_id IS NOT NULL`.execute(trx)
   const [session] = rows
   if (session === undefined) return undefined
-  const { userId } = session
+  const { userId, createdAt, expiresAt } = session
   const authorizations = rows.flatMap((row) => Object.entries(row.authorizations ?? {}))
   const named = authorizations.flatMap(([, { grantId, persistsLogout }]) =>
     grantId === undefined || persistsLogout === true ? [] : [grantId],
@@ -51,12 +57,16 @@ export async function endSession(
   for (const grantId of await findFamilies(trx, sessionUid, named)) await revokeFamily(trx, actor, { grantId, reason })
   await trx.deleteFrom('artifacts').where('kind', '=', 'Session').where('session_uid', '=', sessionUid).execute()
   await revoke(trx, { kind: 'session', subject: sessionUid, reason, by: actor })
+  const clientIds = [...new Set(authorizations.map(([clientId]) => clientId))]
   await writeAudit(trx, actor, {
     action: 'session.ended',
     target: { type: 'session', id: sessionUid },
-    details: { reason, user_id: userId },
+    details: {
+      reason,
+      before: { user_id: userId, client_ids: clientIds, created_at: createdAt, expires_at: expiresAt },
+    },
   })
-  return { userId, sessionUid, clientIds: [...new Set(authorizations.map(([clientId]) => clientId))] }
+  return { userId, sessionUid, clientIds }
 }
 
 /**

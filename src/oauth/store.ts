@@ -207,11 +207,23 @@ export function openStore({ db, directory, secretRing, settings }: StoreParts): 
         .deleteFrom('artifacts')
         .where('kind', '=', 'AccessToken')
         .where('id', '=', artifactId('AccessToken', id))
-        .returning(['id', 'client_id'])
+        .returning([
+          'id',
+          'client_id',
+          'user_id',
+          'grant_id',
+          sql<string | null>`payload->>'scope'`.as('scope'),
+          'expires_at',
+        ])
         .executeTakeFirst()
       if (token === undefined) return
+      const { id: tokenId, ...before } = token
       const actor: Actor = { type: 'client', id: token.client_id ?? '', requestId: transaction.requestId }
-      await writeAudit(trx, actor, { action: 'access-token.revoked', target: { type: 'token', id: token.id } })
+      await writeAudit(trx, actor, {
+        action: 'access-token.revoked',
+        target: { type: 'token', id: tokenId },
+        details: { before },
+      })
     }
 
     /** The provider calls this once for each kind of token: the first call ends the family, the others find it gone. */

@@ -147,6 +147,7 @@ export async function reseal(
   await lockSigningTables(trx)
   let resealed = 0
   let unchanged = 0
+  const replaced = new Set<string>()
 
   // Few at any time: those that are used no more are erased.
   const keys = await trx
@@ -161,6 +162,7 @@ export async function reseal(
     if (again === undefined) unchanged += 1
     else {
       await trx.updateTable('signing_keys').set({ sealed_private_jwk: again }).where('kid', '=', kid).execute()
+      replaced.add(sealedUnder(sealed) ?? '')
       resealed += 1
     }
   }
@@ -179,6 +181,7 @@ export async function reseal(
       if (again === undefined) unchanged += 1
       else {
         await trx.updateTable('secrets').set({ sealed_value: again }).where('id', '=', id).execute()
+        replaced.add(sealedUnder(sealed) ?? '')
         resealed += 1
       }
     }
@@ -197,7 +200,8 @@ export async function reseal(
       .forUpdate()
       .execute()
     for (const { stream_id: id, sealed } of page) {
-      const again = sealed === null ? undefined : sealAgain(encryption, signalStreamRow(id), sealed)
+      if (sealed === null) continue
+      const again = sealAgain(encryption, signalStreamRow(id), sealed)
       if (again === undefined) unchanged += 1
       else {
         await trx
@@ -205,6 +209,7 @@ export async function reseal(
           .set({ sealed_authorization_header: again })
           .where('stream_id', '=', id)
           .execute()
+        replaced.add(sealedUnder(sealed) ?? '')
         resealed += 1
       }
     }
@@ -216,7 +221,11 @@ export async function reseal(
     await writeAudit(trx, actor, {
       action: 'key-encryption-key.replaced',
       target: { type: 'key-encryption-key', id: encryption.keyId },
-      details: { resealed },
+      details: {
+        resealed,
+        before: { key_encryption_keys: [...replaced].sort() },
+        after: { key_encryption_keys: [encryption.keyId] },
+      },
     })
   }
   return { resealed, unchanged }

@@ -150,7 +150,11 @@ export async function revokeKey(
   { kid, reason, fresh }: { kid: string; reason: string; fresh: PreparedKey },
 ): Promise<{ isChanged: boolean; promoted: string | undefined; created: string | undefined }> {
   await lockSigningTables(trx)
-  const key = await trx.selectFrom('signing_keys').select(['kid', 'state']).where('kid', '=', kid).executeTakeFirst()
+  const key = await trx
+    .selectFrom('signing_keys')
+    .select(['kid', 'state', 'published_until'])
+    .where('kid', '=', kid)
+    .executeTakeFirst()
   if (key === undefined) throw new UnknownSigningKey(kid)
   if (key.state === 'revoked') return { isChanged: false, promoted: undefined, created: undefined }
 
@@ -163,7 +167,11 @@ export async function revokeKey(
   await writeAudit(trx, actor, {
     action: 'signing-key.revoked',
     target: { type: 'signing-key', id: kid },
-    details: { from: key.state, reason },
+    details: {
+      reason,
+      before: { state: key.state, published_until: key.published_until },
+      after: { state: 'revoked', published_until: null },
+    },
   })
   if (key.state !== 'current' && key.state !== 'next') {
     return { isChanged: true, promoted: undefined, created: undefined }
@@ -194,7 +202,11 @@ export async function retireExpiredKeys(trx: Trx, actor: Actor): Promise<string[
       .set({ state: 'retired', sealed_private_jwk: null })
       .where('kid', '=', kid)
       .execute()
-    await writeAudit(trx, actor, { action: 'signing-key.retired', target: { type: 'signing-key', id: kid } })
+    await writeAudit(trx, actor, {
+      action: 'signing-key.retired',
+      target: { type: 'signing-key', id: kid },
+      details: { before: { state: 'retiring' }, after: { state: 'retired' } },
+    })
   }
   return expired.map(({ kid }) => kid)
 }
@@ -237,7 +249,7 @@ async function insertKey(trx: Trx, actor: Actor, key: PreparedKey, state: 'curre
   await writeAudit(trx, actor, {
     action: 'signing-key.created',
     target: { type: 'signing-key', id: key.kid },
-    details: { state },
+    details: { after: { state, algorithm } },
   })
 }
 
@@ -255,20 +267,30 @@ async function promote(
   await writeAudit(trx, actor, {
     action: 'signing-key.promoted',
     target: { type: 'signing-key', id: kid },
-    details: { published_seconds: Math.floor(published_seconds), ...details },
+    details: {
+      published_seconds: Math.floor(published_seconds),
+      ...details,
+      before: { state: 'next' },
+      after: { state: 'current' },
+    },
   })
 }
 
 async function retire(trx: Trx, actor: Actor, kid: string): Promise<void> {
-  await trx
+  const { published_until } = await trx
     .updateTable('signing_keys')
     .set({
       state: 'retiring',
       published_until: sql<Date>`clock_timestamp() + make_interval(secs => ${retiringSeconds}::int)`,
     })
     .where('kid', '=', kid)
-    .execute()
-  await writeAudit(trx, actor, { action: 'signing-key.retiring', target: { type: 'signing-key', id: kid } })
+    .returning('published_until')
+    .executeTakeFirstOrThrow()
+  await writeAudit(trx, actor, {
+    action: 'signing-key.retiring',
+    target: { type: 'signing-key', id: kid },
+    details: { before: { state: 'current', published_until: null }, after: { state: 'retiring', published_until } },
+  })
 }
 
 // ---- when they are due ----

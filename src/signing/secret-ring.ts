@@ -183,6 +183,7 @@ export async function rotateSecret(
   }: { purpose: SecretPurpose; acceptOldForSeconds: number; encryption: KeyEncryption },
 ): Promise<string> {
   await lockSigningTables(trx)
+  const before = await describeSecrets(trx, purpose)
   if (acceptOldForSeconds > 0) {
     await trx
       .updateTable('secrets')
@@ -194,7 +195,13 @@ export async function rotateSecret(
     // Those that were replaced before go as well: the caller wants only the new one accepted.
     await trx.deleteFrom('secrets').where('purpose', '=', purpose).execute()
   }
-  return insertSecret(trx, actor, purpose, encryption, { accept_old_for_seconds: acceptOldForSeconds })
+  return insertSecret(trx, actor, purpose, encryption, { accept_old_for_seconds: acceptOldForSeconds, before })
+}
+
+/** Those that are accepted and until when, for the audit record: never their values. */
+async function describeSecrets(trx: Trx, purpose: SecretPurpose) {
+  const secrets = await selectLive(trx).where('purpose', '=', purpose).execute()
+  return { secrets: secrets.map(({ id, expires_at }) => ({ secret_id: id, expires_at })) }
 }
 
 async function insertSecret(
@@ -210,7 +217,7 @@ async function insertSecret(
   await writeAudit(trx, actor, {
     action: 'secret.created',
     target: { type: 'secret', id },
-    details: { purpose, ...details },
+    details: { purpose, ...details, after: await describeSecrets(trx, purpose) },
   })
   return id
 }

@@ -176,7 +176,7 @@ function toPhc({ memoryKib, timeCost, parallelism }: WorkFactor, salt: Buffer, h
 }
 
 /** The parameters inside a stored hash, in any order; undefined when it must not be checked. */
-function readParameters(phc: string): WorkFactor | undefined {
+export function readParameters(phc: string): WorkFactor | undefined {
   const [, text] = supportedHash.exec(phc) ?? []
   const values = new Map(text?.split(',').map((part) => [part[0], Number(part.slice(2))]))
   const [memoryKib, timeCost, parallelism] = [values.get('m'), values.get('t'), values.get('p')]

@@ -12,6 +12,7 @@ import { isDeepStrictEqual } from 'node:util'
 import { sql, type Selectable } from 'kysely'
 import { z } from 'zod'
 import { requireAnotherAdministrator, requireRightsOver } from '../access/rights.ts'
+import { findRolesOf } from '../access/roles.ts'
 import { writeAudit, type Actor } from '../audit/audit.ts'
 import { violatedUniqueConstraint, type Db, type Trx } from '../database/database.ts'
 import type { UsersTable } from '../database/tables.ts'
@@ -19,7 +20,8 @@ import { requireVersion } from '../http/etag.ts'
 import { notFound, parseInput, Problem } from '../problems.ts'
 import { revoke } from '../revocation/revocations.ts'
 import type { UserAttributes } from './attributes.ts'
-import type { PasswordHash } from './password.ts'
+import { readParameters, type PasswordHash } from './password.ts'
+import { storedForm } from './work-factor.ts'
 
 /** A person as everybody but the sign-in sees them: the row without the password's hash. */
 export type User = Omit<Selectable<UsersTable>, 'password_hash'>
@@ -370,14 +372,21 @@ export async function setPassword(
   { userId, passwordHash }: { readonly userId: string; readonly passwordHash: PasswordHash },
 ): Promise<User> {
   await lockFamilies(trx, userId)
-  await lockUser(trx, userId)
+  const before = await lockUser(trx, userId)
   await requireRightsOver(trx, actor, userId)
-  await trx
+  const after = await trx
     .updateTable('users')
     .set({ password_hash: passwordHash, password_changed_at: sql<Date>`now()` })
     .where('id', '=', userId)
-    .execute()
-  return endAccess(trx, actor, userId, 'user.password-changed', 'the password was changed')
+    .returning('password_changed_at')
+    .executeTakeFirstOrThrow()
+  const { user } = await endEverything(trx, actor, userId, {
+    action: 'user.password-changed',
+    reason: 'the password was changed',
+    before: { password_changed_at: before.password_changed_at },
+    after,
+  })
+  return user
 }
 
 /**
@@ -396,8 +405,18 @@ export async function replacePasswordHash(
     .where('password_hash', '=', from)
     .executeTakeFirstOrThrow()
   if (numUpdatedRows === 0n) return false
-  await writeAudit(trx, actor, { action: 'user.password-rehashed', target: { type: 'user', id: userId } })
+  await writeAudit(trx, actor, {
+    action: 'user.password-rehashed',
+    target: { type: 'user', id: userId },
+    details: { before: workFactorOf(from), after: workFactorOf(to) },
+  })
   return true
+}
+
+/** Of a hash what is not secret. */
+function workFactorOf(hash: string) {
+  const parameters = readParameters(hash)
+  return parameters === undefined ? {} : storedForm(parameters)
 }
 
 /**
@@ -415,7 +434,9 @@ export async function disableUser(
   if (user.account_status === 'disabled') return user
   await requireRightsOver(trx, actor, userId)
   await trx.updateTable('users').set({ account_status: 'disabled' }).where('id', '=', userId).execute()
-  const { user: disabled } = await endEverything(trx, actor, userId, 'user.disabled', reason, {
+  const { user: disabled } = await endEverything(trx, actor, userId, {
+    action: 'user.disabled',
+    reason,
     before: { is_active: true },
     after: { is_active: false },
   })
@@ -465,23 +486,29 @@ export async function revokeEverythingOfUser(
     consents = false,
   }: { readonly userId: string; readonly reason: string; readonly consents?: boolean | undefined },
 ): Promise<RevokedAccess> {
-  const forgotten = consents ? await forgetConsents(trx, userId) : 0
+  const forgotten = consents ? await forgetConsents(trx, userId) : []
   await lockFamilies(trx, userId)
   await lockUser(trx, userId)
-  const { user, sessions, grants } = await endEverything(trx, actor, userId, 'user.access-revoked', reason, {
-    consents: forgotten,
+  const { user, sessions, grants } = await endEverything(trx, actor, userId, {
+    action: 'user.access-revoked',
+    reason,
+    before: consents ? { consents: forgotten } : {},
+    after: consents ? { consents: [] } : {},
   })
-  return { user, ended: { sessions, grants, consents: forgotten } }
+  return { user, ended: { sessions, grants, consents: forgotten.length } }
 }
 
 /** Before the families, here as wherever consent is withdrawn: a family that is just beginning looks the other way round. */
-async function forgetConsents(trx: Trx, userId: string): Promise<number> {
-  const { numDeletedRows } = await trx.deleteFrom('consents').where('user_id', '=', userId).executeTakeFirstOrThrow()
-  return Number(numDeletedRows)
+async function forgetConsents(trx: Trx, userId: string) {
+  return trx
+    .deleteFrom('consents')
+    .where('user_id', '=', userId)
+    .returning(['client_id', 'resource', 'scope'])
+    .execute()
 }
 
 /**
- * Removes a person and everything kept about them; the audit record keeps the id.
+ * Removes a person and everything kept about them, except that the audit record tells who they were.
  * @throws Problem RESOURCE_NOT_FOUND when there is no such person, PRECONDITION_FAILED
  */
 export async function deleteUser(
@@ -489,13 +516,17 @@ export async function deleteUser(
   actor: Actor,
   { userId, expectedVersions }: Pick<UpdateUser, 'userId' | 'expectedVersions'>,
 ): Promise<void> {
-  await forgetConsents(trx, userId)
+  const consents = await forgetConsents(trx, userId)
   await lockFamilies(trx, userId)
   await requireAnotherAdministrator(trx, userId)
-  const { row_version: version } = await lockUser(trx, userId)
-  requireVersion(expectedVersions, version)
+  const before = await lockUser(trx, userId)
+  requireVersion(expectedVersions, before.row_version)
   await requireRightsOver(trx, actor, userId)
-  await endAccess(trx, actor, userId, 'user.deleted', 'the account was deleted')
+  await endEverything(trx, actor, userId, {
+    action: 'user.deleted',
+    reason: 'the account was deleted',
+    before: { ...userDocument(before), roles: await findRolesOf(trx, userId), consents },
+  })
   await trx.deleteFrom('users').where('id', '=', userId).execute()
 }
 
@@ -520,19 +551,25 @@ async function lockUser(trx: Trx, userId: string): Promise<User> {
   return user ?? unknownUser(userId)
 }
 
-async function endAccess(trx: Trx, actor: Actor, userId: string, action: string, reason: string): Promise<User> {
-  const { user } = await endEverything(trx, actor, userId, action, reason)
-  return user
-}
-
-/** Ends everything that a person, whose families and row the caller has locked, has begun. */
+/**
+ * Ends everything that a person, whose families and row the caller has locked, has begun.
+ * @param change.before and `after`: what else changes; without the latter there is nothing afterwards
+ */
 async function endEverything(
   trx: Trx,
   actor: Actor,
   userId: string,
-  action: string,
-  reason: string,
-  details: Record<string, unknown> = {},
+  {
+    action,
+    reason,
+    before,
+    after,
+  }: {
+    readonly action: string
+    readonly reason: string
+    readonly before: Readonly<Record<string, unknown>>
+    readonly after?: Readonly<Record<string, unknown>>
+  },
 ): Promise<{ readonly user: User; readonly sessions: number; readonly grants: number }> {
   const user = await trx
     .updateTable('users')
@@ -557,23 +594,25 @@ async function endEverything(
     DELETE FROM refresh_replies WHERE grant_id IN (
       SELECT id FROM artifacts WHERE kind = 'Grant' AND user_id = ${userId}
     )`.execute(trx)
-  const { rows } = await sql<{ sessions: number; grants: number }>`
-    WITH ended AS (
-      DELETE FROM artifacts WHERE user_id = ${userId} OR grant_id IN (
-        SELECT id FROM artifacts WHERE kind = 'Grant' AND user_id = ${userId}
-      )
-      RETURNING kind
+  const { rows } = await sql<{ kind: string; id: string; session_uid: string | null; client_id: string | null }>`
+    DELETE FROM artifacts WHERE user_id = ${userId} OR grant_id IN (
+      SELECT id FROM artifacts WHERE kind = 'Grant' AND user_id = ${userId}
     )
-    SELECT count(*) FILTER (WHERE kind = 'Session')::int AS sessions,
-      count(*) FILTER (WHERE kind = 'Grant')::int AS grants
-    FROM ended`.execute(trx)
-  const { sessions = 0, grants = 0 } = rows[0] ?? {}
+    RETURNING kind, id, session_uid, client_id`.execute(trx)
+  // A session's own row goes by the hash of a cookie; its tokens know it by its `sid`.
+  const sessions = rows.flatMap(({ kind, session_uid: id }) => (kind === 'Session' ? [id] : []))
+  const grants = rows.flatMap(({ kind, id, client_id }) => (kind === 'Grant' ? [{ grant_id: id, client_id }] : []))
+  const { token_version: tokenVersion } = user
   await writeAudit(trx, actor, {
     action,
     target: { type: 'user', id: userId },
-    details: { reason, token_version: user.token_version, sessions, grants, ...details },
+    details: {
+      reason,
+      before: { ...before, token_version: tokenVersion - 1, sessions, grants },
+      ...(after === undefined ? {} : { after: { ...after, token_version: tokenVersion, sessions: [], grants: [] } }),
+    },
   })
-  return { user, sessions, grants }
+  return { user, sessions: sessions.length, grants: grants.length }
 }
 
 function unknownUser(userId: string): never {

@@ -114,8 +114,8 @@ export async function readWorkFactor(
  * @throws WorkFactorError when it must not be used
  */
 export async function storeWorkFactor(trx: Trx, actor: Actor, workFactor: WorkFactor): Promise<void> {
-  const { memoryKib, timeCost, parallelism } = checkWorkFactor(workFactor)
-  const value = JSON.stringify({ memory_kib: memoryKib, time_cost: timeCost, parallelism })
+  const after = storedForm(checkWorkFactor(workFactor))
+  const value = JSON.stringify(after)
   const before = await trx.selectFrom('settings').select('value').where('name', '=', settingName).executeTakeFirst()
   await trx
     .insertInto('settings')
@@ -125,8 +125,13 @@ export async function storeWorkFactor(trx: Trx, actor: Actor, workFactor: WorkFa
   await writeAudit(trx, actor, {
     action: 'setting.changed',
     target: { type: 'setting', id: settingName },
-    details: { before: before?.value ?? null, after: { memory_kib: memoryKib, time_cost: timeCost, parallelism } },
+    details: { before: before?.value ?? null, after },
   })
+}
+
+/** As it is stored, and as the audit record shows it. */
+export function storedForm({ memoryKib, timeCost, parallelism }: WorkFactor): z.input<typeof storedWorkFactor> {
+  return { memory_kib: memoryKib, time_cost: timeCost, parallelism }
 }
 
 function parseStored(value: unknown): WorkFactor {

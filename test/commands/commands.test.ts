@@ -180,7 +180,11 @@ eachDatabase((open) => {
       expect(last).toMatchObject({
         action: 'user.access-revoked',
         actor_id: 'ada',
-        details: { reason: 'a stolen laptop', consents: 1 },
+        details: {
+          reason: 'a stolen laptop',
+          before: { consents: [{ client_id, resource: '', scope: 'email' }] },
+          after: { consents: [] },
+        },
       })
     })
 

@@ -65,10 +65,12 @@ eachDatabase((open) => {
         {
           action: 'api-key.created',
           details: {
-            client_id: 'owner',
-            name: 'Nightly export',
-            plan: 'gold',
-            expires_at: '2100-01-01T00:00:00+01:00',
+            after: {
+              client_id: 'owner',
+              name: 'Nightly export',
+              plan: 'gold',
+              expires_at: '2099-12-31T23:00:00.000Z',
+            },
           },
         },
       ])

@@ -220,7 +220,16 @@ describe('replacing the key-encryption key', () => {
         .select(['target_id', 'details'])
         .where('action', '=', 'key-encryption-key.replaced')
         .execute()
-      expect(audit).toEqual([{ target_id: 'new', details: { resealed: all } }])
+      expect(audit).toEqual([
+        {
+          target_id: 'new',
+          details: {
+            resealed: all,
+            before: { key_encryption_keys: ['old'] },
+            after: { key_encryption_keys: ['new'] },
+          },
+        },
+      ])
     })
 
     it('leaves what was erased alone', async () => {

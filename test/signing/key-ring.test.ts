@@ -104,7 +104,10 @@ eachDatabase((open) => {
         expect(jwk.kid).toBe(await calculateJwkThumbprint({ ...jwk }))
       }
       const audit = await database.db.selectFrom('audit_events').select('details').orderBy('id').execute()
-      expect(audit.map(({ details }) => details)).toEqual([{ state: 'current' }, { state: 'next' }])
+      expect(audit.map(({ details }) => details)).toMatchObject([
+        { after: { state: 'current' } },
+        { after: { state: 'next' } },
+      ])
     })
 
     it('signs what the published keys verify, and knows no other kid', async () => {

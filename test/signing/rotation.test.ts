@@ -129,7 +129,12 @@ eachDatabase((open) => {
         .select('details')
         .where('action', '=', 'signing-key.promoted')
         .executeTakeFirstOrThrow()
-      expect(audit.details).toEqual({ published_seconds: 0, early: true })
+      expect(audit.details).toEqual({
+        published_seconds: 0,
+        early: true,
+        before: { state: 'next' },
+        after: { state: 'current' },
+      })
     })
 
     it('leaves no trace when the transaction fails afterwards', async () => {

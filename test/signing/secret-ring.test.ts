@@ -101,7 +101,7 @@ eachDatabase((open) => {
     const database = await open()
     const ring = await openTestSecretRing(database)
     const old = ring.current('throttle')
-    await rotate(database, 'throttle', 3_600)
+    const replaced = await rotate(database, 'throttle', 3_600)
     const id = await rotate(database, 'throttle', 0)
     await until(() => !ring.current('throttle').equals(old) && ring.all('throttle').length === 1)
     expect(ring.all('throttle')).toEqual([ring.current('throttle')])
@@ -110,7 +110,22 @@ eachDatabase((open) => {
       .select(['action', 'details'])
       .where('target_id', '=', id)
       .execute()
-    expect(audit).toEqual([{ action: 'secret.created', details: { purpose: 'throttle', accept_old_for_seconds: 0 } }])
+    expect(audit).toEqual([
+      {
+        action: 'secret.created',
+        details: {
+          purpose: 'throttle',
+          accept_old_for_seconds: 0,
+          before: {
+            secrets: [
+              { secret_id: replaced, expires_at: null },
+              { secret_id: expect.any(String) as string, expires_at: expect.any(String) as string },
+            ],
+          },
+          after: { secrets: [{ secret_id: id, expires_at: null }] },
+        },
+      },
+    ])
   })
 
   it('gives a command the secrets that a server has, and none before there was one', async () => {
