@@ -13,7 +13,6 @@ const expirable = [
   { table: 'artifacts', key: sql`kind, id`, expired: sql`expires_at < now()` },
   { table: 'refresh_replies', key: sql`token_id`, expired: sql`expires_at < now()` },
   { table: 'revocations', key: sql`id`, expired: sql`expires_at < now()` },
-  { table: 'signal_streams', key: sql`stream_id`, expired: sql`expires_at < now()` },
   { table: 'known_devices', key: sql`id`, expired: sql`expires_at < now()` },
   { table: 'client_secrets', key: sql`id`, expired: sql`expires_at < now()` },
   { table: 'secrets', key: sql`id`, expired: sql`expires_at < now()` },
@@ -70,12 +69,25 @@ async function sweepPage(
   })
 }
 
-/** Sweeps now and every `everySeconds` seconds; returns what stops it. */
-export function startSweeping(db: Db, everySeconds: number, onError: (error: unknown) => void): () => Promise<void> {
+/**
+ * Sweeps now and every `everySeconds` seconds.
+ * @param more what subjects remove by functions of their own, because it is to be written down
+ * @returns what stops it
+ */
+export function startSweeping(
+  db: Db,
+  everySeconds: number,
+  onError: (error: unknown) => void,
+  more: readonly ((db: Db, signal: AbortSignal) => Promise<unknown>)[] = [],
+): () => Promise<void> {
   const stopped = new AbortController()
   let running: Promise<unknown> = Promise.resolve()
+  const sweepAll = async () => {
+    await sweep(db, stopped.signal)
+    for (const sweepMore of more) await sweepMore(db, stopped.signal)
+  }
   const run = () => {
-    running = sweep(db, stopped.signal).catch(onError)
+    running = sweepAll().catch(onError)
   }
   const timer = setInterval(run, everySeconds * 1_000)
   timer.unref()

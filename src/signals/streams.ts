@@ -5,7 +5,7 @@
 import { randomUUID } from 'node:crypto'
 import { sql, type Selectable } from 'kysely'
 import { z } from 'zod'
-import { writeAudit, type Actor } from '../audit/audit.ts'
+import { systemActor, writeAudit, type Actor } from '../audit/audit.ts'
 import type { Db, Trx } from '../database/database.ts'
 import type { SignalStreamsTable } from '../database/tables.ts'
 import { findOutgoingProblem } from '../http/outgoing.ts'
@@ -30,7 +30,7 @@ const abandonedAfterSeconds = 600
 export type Stream = Omit<
   Selectable<SignalStreamsTable>,
   'cursor_transaction_id' | 'cursor_id' | 'sealed_authorization_header'
->
+> & { readonly has_authorization_header: boolean }
 
 const streamColumns = [
   'stream_id',
@@ -50,6 +50,7 @@ const streamColumns = [
   'active_at',
   'expires_at',
   'created_at',
+  sql<boolean>`(sealed_authorization_header IS NOT NULL)`.as('has_authorization_header'),
 ] as const
 
 const delivery = z.discriminatedUnion('method', [
@@ -101,7 +102,7 @@ export async function createStream(
   input: { readonly clientId: string; readonly settings: StreamSettings; readonly parts: StreamParts },
 ): Promise<Stream> {
   const { clientId, settings, parts } = input
-  await makeRoom(trx, clientId)
+  await makeRoom(trx, actor, clientId)
   const streamId = randomUUID()
   const chosen = settings.delivery ?? { method: pollMethod }
   const stream = await trx
@@ -118,13 +119,13 @@ export async function createStream(
   await writeAudit(trx, actor, {
     action: 'signal-stream.created',
     target: { type: 'signal-stream', id: streamId },
-    details: { client_id: clientId, ...auditedDelivery(stream) },
+    details: { after: described(stream) },
   })
   return stream
 }
 
 /** One process of a service makes one stream, and forgets it when it is restarted: the oldest of these give way. */
-async function makeRoom(trx: Trx, clientId: string): Promise<void> {
+async function makeRoom(trx: Trx, actor: Actor, clientId: string): Promise<void> {
   await sql`SELECT pg_advisory_xact_lock(${roomLock}, hashtext(${clientId}))`.execute(trx)
   const { count } = await trx
     .selectFrom('signal_streams')
@@ -132,14 +133,22 @@ async function makeRoom(trx: Trx, clientId: string): Promise<void> {
     .where('client_id', '=', clientId)
     .executeTakeFirstOrThrow()
   if (count < mostStreams) return
-  const { numAffectedRows = 0n } = await sql`
-    DELETE FROM signal_streams WHERE stream_id IN (
-      SELECT stream_id FROM signal_streams
-      WHERE client_id = ${clientId} AND delivery_method = 'poll'
-        AND active_at < clock_timestamp() - make_interval(secs => ${abandonedAfterSeconds}::int)
-      ORDER BY active_at LIMIT 100
-    )`.execute(trx)
-  if (numAffectedRows > 0n) return
+  const removed = await trx
+    .deleteFrom('signal_streams')
+    .where('stream_id', 'in', (eb) =>
+      eb
+        .selectFrom('signal_streams')
+        .select('stream_id')
+        .where('client_id', '=', clientId)
+        .where('delivery_method', '=', 'poll')
+        .where(sql<boolean>`active_at < clock_timestamp() - make_interval(secs => ${abandonedAfterSeconds}::int)`)
+        .orderBy('active_at')
+        .limit(100),
+    )
+    .returning(streamColumns)
+    .execute()
+  await recordEnd(trx, actor, removed, 'made room for another')
+  if (removed.length > 0) return
   throw new Problem(
     'CONFLICT',
     `This client has ${count} streams, the most that one may have: delete those that are not used.`,
@@ -148,6 +157,48 @@ async function makeRoom(trx: Trx, clientId: string): Promise<void> {
 }
 
 const roomLock = 0x1a7c_0013
+
+async function recordEnd(trx: Trx, actor: Actor, streams: readonly Stream[], reason: string): Promise<void> {
+  for (const stream of streams) {
+    await writeAudit(trx, actor, {
+      action: 'signal-stream.deleted',
+      target: { type: 'signal-stream', id: stream.stream_id },
+      details: { reason, before: described(stream) },
+    })
+  }
+}
+
+/**
+ * Removes the streams that have expired, some at a time.
+ * @returns how many went
+ */
+export async function endExpiredStreams(db: Db, signal?: AbortSignal): Promise<number> {
+  for (let ended = 0; ;) {
+    if (signal?.aborted === true) return ended
+    const page = await db.transaction().execute(async (trx) => {
+      // A DELETE announces a change even where it finds nothing.
+      const isExpired = sql<boolean>`expires_at < now()`
+      const expired = await trx
+        .selectFrom('signal_streams')
+        .select(streamColumns)
+        .where(isExpired)
+        .orderBy('stream_id')
+        .limit(expiredAtOnce)
+        .forUpdate()
+        .skipLocked()
+        .execute()
+      if (expired.length === 0) return 0
+      const ids = expired.map(({ stream_id: id }) => id)
+      await trx.deleteFrom('signal_streams').where('stream_id', 'in', ids).execute()
+      await recordEnd(trx, systemActor, expired, `nothing was heard of it for ${inactivitySeconds} seconds`)
+      return expired.length
+    })
+    ended += page
+    if (page < expiredAtOnce) return ended
+  }
+}
+
+const expiredAtOnce = 100
 
 /** @throws Problem RESOURCE_NOT_FOUND when this client has no such stream */
 export async function getStream(db: Db, clientId: string, streamId: string): Promise<Stream> {
@@ -220,10 +271,16 @@ export async function updateStream(
     .returning(streamColumns)
     .executeTakeFirst()
   if (stream === undefined) throw noStream()
+  const hasNewHeader = settings.delivery?.method === pushMethod && settings.delivery.authorization_header !== undefined
   await writeAudit(trx, actor, {
     action: 'signal-stream.updated',
     target: { type: 'signal-stream', id: streamId },
-    details: { before: auditedDelivery(before), after: auditedDelivery(stream) },
+    details: {
+      before: described(before),
+      after: described(stream),
+      // Of a header that takes another's place, nothing else can be said.
+      ...(hasNewHeader ? { has_new_authorization_header: true } : {}),
+    },
   })
   return stream
 }
@@ -234,13 +291,9 @@ export async function deleteStream(
   actor: Actor,
   { clientId, streamId }: { readonly clientId: string; readonly streamId: string },
 ): Promise<void> {
-  await getStream(trx, clientId, streamId)
+  const stream = await getStream(trx, clientId, streamId)
   await trx.deleteFrom('signal_streams').where('stream_id', '=', streamId).execute()
-  await writeAudit(trx, actor, {
-    action: 'signal-stream.deleted',
-    target: { type: 'signal-stream', id: streamId },
-    details: { client_id: clientId },
-  })
+  await recordEnd(trx, actor, [stream], 'deleted by its client')
 }
 
 /**
@@ -277,7 +330,7 @@ export async function setStreamStatus(
   await writeAudit(trx, actor, {
     action: 'signal-stream.status-changed',
     target: { type: 'signal-stream', id: streamId },
-    details: { from: before.status, to: status, reason: reason ?? null },
+    details: { before: statusOf(before), after: statusOf(stream) },
   })
   return stream
 }
@@ -379,6 +432,22 @@ function changedEvents(before: Stream, requested: readonly string[] | undefined)
   return { ...columns, ...(isWider ? { cursor_transaction_id: '0', cursor_id: 0 } : {}) }
 }
 
-function auditedDelivery({ delivery_method, endpoint_url, events_delivered }: Stream) {
-  return { delivery_method, endpoint_url, events_delivered }
+function statusOf({ status, status_reason }: Stream) {
+  return { status, status_reason }
+}
+
+/** All that was said of a stream, for the audit record: that there is an authorization header, but not which. */
+function described(stream: Stream) {
+  const { client_id, delivery_method, endpoint_url, has_authorization_header } = stream
+  const { events_requested, events_delivered, description } = stream
+  return {
+    client_id,
+    delivery_method,
+    endpoint_url,
+    has_authorization_header,
+    events_requested,
+    events_delivered,
+    description,
+    ...statusOf(stream),
+  }
 }

@@ -5,11 +5,11 @@ import { beforeAll, describe, expect, it } from 'vitest'
 import { assignRole, createRole } from '../../src/access/roles.ts'
 import { systemActor } from '../../src/audit/audit.ts'
 import type { Db } from '../../src/database/database.ts'
-import { sweep } from '../../src/database/sweep.ts'
 import { disableClient, enableClient } from '../../src/oauth/clients.ts'
 import { ensureOwnEntries, signalsPermission, signalsResourceId } from '../../src/oauth/own-entries.ts'
 import { updateResource } from '../../src/oauth/resources.ts'
 import { openKeyEncryption, reseal, sealedUnder, signalStreamRow } from '../../src/signing/key-encryption.ts'
+import { endExpiredStreams } from '../../src/signals/streams.ts'
 import { eachDatabase } from '../support/databases.ts'
 import { openProvider, type TestProvider } from '../support/provider.ts'
 import { registerClient, signInAt } from '../support/relying-party.ts'
@@ -406,7 +406,7 @@ eachDatabase((_open, engine) => {
         `.execute(db)
       // Before any sweep, and after it.
       expect(codeOf(await receiver.poll(silent, { returnImmediately: true }))).toBe('404 RESOURCE_NOT_FOUND')
-      await sweep(db)
+      expect(await endExpiredStreams(db)).toBe(1)
       const left = await db
         .selectFrom('signal_streams')
         .select('stream_id')
