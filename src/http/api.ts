@@ -7,7 +7,6 @@
 import { Router } from '@koa/router'
 import type { Context, Middleware, Next, ParameterizedContext } from 'koa'
 import compose from 'koa-compose'
-import type { Logger } from 'pino'
 import { z } from 'zod'
 import type { Db, Trx } from '../database/database.ts'
 import { checkInput, notFound, Problem, type FieldError } from '../problems.ts'
@@ -32,7 +31,6 @@ export type LimitHeaders = Readonly<Record<string, string>>
 
 export interface ApiParts {
   readonly db: Db
-  readonly log: Logger
   readonly endpoints: readonly Endpoint[]
   /** the one that is meant when a request names none first */
   readonly versions: readonly ApiVersion[]

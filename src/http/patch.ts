@@ -270,16 +270,3 @@ function isSame(a: JsonValue, b: JsonValue): boolean {
   }
   return a === b
 }
-
-/**
- * Which members at the top differ, with their new values; null for those that are gone. An update function so gets only
- * what changes.
- */
-export function diffForMerge<T extends object>(before: T, after: T): { [K in keyof T]?: T[K] | null } {
-  const [old, now] = [before, after].map(
-    (object) => new Map(Object.entries(object).filter(([, value]) => value !== undefined)),
-  ) as [Map<string, JsonValue>, Map<string, JsonValue>]
-  const changed = [...now].filter(([name, value]) => !old.has(name) || !isSame(old.get(name) ?? null, value))
-  const gone = [...old.keys()].filter((name) => !now.has(name)).map((name) => [name, null] as const)
-  return Object.fromEntries([...changed, ...gone]) as { [K in keyof T]?: T[K] | null }
-}

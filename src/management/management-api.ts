@@ -63,7 +63,7 @@ export interface ManagementApi {
 }
 
 export function openManagementApi(parts: ManagementApiParts): ManagementApi {
-  const { config, database, keyRing, oauth, log } = parts
+  const { config, database, keyRing, oauth } = parts
   const { issuer } = config
   const resource = managementResourceId(issuer)
   const endpoints = listEndpoints(parts)
@@ -84,7 +84,6 @@ export function openManagementApi(parts: ManagementApiParts): ManagementApi {
       docsPage({ issuer, resource, document, logoUrl: parts.assetUrl('logo.svg') }), //  /docs…
       ...apiMiddlewares({
         db: database.db,
-        log,
         endpoints,
         versions,
         authenticate,

@@ -86,7 +86,6 @@ async function serve({ db }: TestDatabase, at: string, versions: readonly ApiVer
   const usage = openUsage({ db, log })
   const middlewares = apiMiddlewares({
     db,
-    log,
     endpoints: [getUserV1, getUserV2, touchUserV1],
     versions,
     authenticate: async (ctx) => ({
@@ -269,7 +268,6 @@ eachDatabase((open) => {
     for (const at of ['2025-01-15T00:00:00Z', '2025-02-01T00:00:00Z']) {
       const middlewares = apiMiddlewares({
         db: database.db,
-        log,
         endpoints: [ending],
         versions: [{ version: '1' }],
         authenticate: () => Promise.reject(new Error('not asked once it is gone')),

@@ -87,7 +87,6 @@ type Ask = (path: string, options?: { body?: unknown; caller?: string; requestId
 async function serve(version: ApiVersion = { version: '1' }, log = openTestLog()): Promise<Ask> {
   const middlewares = apiMiddlewares({
     db,
-    log: log.log,
     endpoints: [predict, listFlights, signUp],
     versions: [version],
     async authenticate(ctx) {

@@ -1,16 +1,8 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import * as fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { z } from 'zod'
-import {
-  applyJsonPatch,
-  applyPatch,
-  diffForMerge,
-  mergePatch,
-  type JsonObject,
-  type JsonValue,
-} from '../../src/http/patch.ts'
+import { applyJsonPatch, applyPatch, mergePatch, type JsonObject, type JsonValue } from '../../src/http/patch.ts'
 import { Problem, type FieldError, type ProblemCode } from '../../src/problems.ts'
 
 const jsonPatch = 'application/json-patch+json'
@@ -273,29 +265,5 @@ describe('a merge patch', () => {
       name: 'New Name',
       profile: {},
     })
-  })
-})
-
-describe('the difference', () => {
-  it('names what changed, with its new value, and what is gone', () => {
-    const after = { name: 'Bob', email: 'alice@example.com', tags: ['a', 'b'], nick: 'al' }
-    expect(diffForMerge<object>(user, after)).toEqual({ name: 'Bob', nick: 'al', profile: null })
-    expect(diffForMerge(user, { ...user, tags: ['b', 'a'] })).toEqual({ tags: ['b', 'a'] })
-    expect(diffForMerge(user, structuredClone(user))).toEqual({})
-  })
-
-  it('between two objects, merged into the first, gives the second at its top', () => {
-    // Without null, which no merge patch can set.
-    const value = fc.oneof(fc.string(), fc.integer(), fc.boolean(), fc.array(fc.integer()))
-    const object = fc.dictionary(fc.constantFrom('a', 'b', 'c', 'constructor', 'toString'), value)
-    fc.assert(
-      fc.property(object, object, (before, after) => {
-        const patch = diffForMerge<object>(before, after) as JsonObject
-        expect(mergePatch(before, patch)).toEqual({ ...after })
-        expect(
-          Object.keys(patch).filter((name) => Object.hasOwn(before, name) && before[name] === after[name]),
-        ).toEqual([])
-      }),
-    )
   })
 })
