@@ -31,7 +31,10 @@ export type Revocation = {
   readonly expiresAt?: Date
 } & (
   | { readonly kind: 'token' | 'grant' | 'session' | 'key'; readonly subject: string }
-  /** of a person's tokens those with a lower token_version are dead, of a client's those issued until now */
+  /**
+   * Of a person's tokens those with a lower token_version are dead; of a client's those issued until now, and of its own
+   * among them those with a lower token_version.
+   */
   | { readonly kind: 'user' | 'client'; readonly subject: string; readonly tokenVersion: number }
 )
 
@@ -138,8 +141,11 @@ export async function areRevoked(db: Db, tokens: readonly RevocableClaims[]): Pr
           OR (r.kind = 'session' AND r.subject = t.sid)
           OR (r.kind = 'key' AND r.subject = t.kid)
           OR (r.kind = 'user' AND r.subject = t.sub AND r.token_version > t.token_version)
-          -- iat counts whole seconds: a token of the same second is dead too, on the safe side
-          OR (r.kind = 'client' AND r.subject = t.client_id AND to_timestamp(t.iat) <= r.revoked_at)
+          -- iat counts whole seconds: a person's token of the same second is dead too, on the safe side
+          OR (
+            r.kind = 'client' AND r.subject = t.client_id AND to_timestamp(t.iat) <= r.revoked_at
+            AND (t.sub <> t.client_id OR r.token_version > t.token_version)
+          )
       )
       OR NOT EXISTS (
         SELECT 1 FROM clients c WHERE c.id = t.client_id AND c.status = 'active'

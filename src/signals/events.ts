@@ -58,7 +58,8 @@ export function describeRevocation(row: DescribedRevocation, frame: TokenFrame):
         initiating_entity: row.initiated_by,
         // Not of CAEP: by then every token that this speaks of has expired, and it can be forgotten.
         expires_at: Math.ceil(row.expires_at.getTime() / 1_000),
-        ...(row.kind === 'user' && row.token_version !== null ? { token_version: row.token_version } : {}),
+        // Nor is this: it tells tokens of one second apart.
+        ...(row.token_version === null ? {} : { token_version: row.token_version }),
         ...detailsOf(row),
       },
     },
@@ -99,7 +100,8 @@ const memberOf = { session: 'session', client: 'application', grant: 'grant', ke
 
 /**
  * In whole seconds. A client's tokens are dead when they were issued until then, and `iat` counts whole seconds too, so
- * it is rounded up: what was issued while the change was on its way from one process to the next is dead as well.
+ * it is rounded up: what was issued while the change was on its way from one process to the next is dead as well. Those
+ * of its own that were issued after it are known by their `token_version`.
  */
 function timestampOf({ kind, revoked_at }: DescribedRevocation): number {
   const seconds = revoked_at.getTime() / 1_000

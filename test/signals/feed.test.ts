@@ -121,7 +121,7 @@ eachDatabase((_open, engine) => {
         { kind: 'client', subject: 'cli_1', tokenVersion: 2, reason: 'client disabled', expiresAt },
         'session-revoked',
         { format: 'complex', application: { format: 'opaque', id: 'cli_1' } },
-        {},
+        { token_version: 2 },
       ],
       [
         'of a key',

@@ -3,10 +3,13 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { createGuard, GuardError, type Guard } from '@latchkey/guard'
 import { decodeJwt, decodeProtectedHeader } from 'jose'
 import { beforeAll, expect, it } from 'vitest'
+import { systemActor } from '../../src/audit/audit.ts'
 import type { Db } from '../../src/database/database.ts'
+import { revokeEverythingOfClient } from '../../src/oauth/clients.ts'
 import { revoke, type Revocation } from '../../src/revocation/revocations.ts'
 import { eachDatabase } from '../support/databases.ts'
 import { openProvider, type TestProvider } from '../support/provider.ts'
+import { isActive, registerClient } from '../support/relying-party.ts'
 import { obtainTokens, postForm } from '../support/user-agent.ts'
 import { registerReceiver } from './receiving.ts'
 
@@ -54,6 +57,30 @@ eachDatabase((_open, engine) => {
       status: 'ok',
       revocation: { status: 'current', caughtUp: true, entries: 1 },
     })
+  })
+
+  it('what a client gets for itself right after its revocation is good, and what it had is not', async () => {
+    const client = await registerClient(provider, { type: 'machine' })
+    const { client_id: id } = client
+    const get = async () => {
+      const { body } = await postForm(`${provider.issuer}/token`, client, {
+        grant_type: 'client_credentials',
+        resource: provider.demo.resource,
+      })
+      return body.access_token ?? ''
+    }
+    const versionOf = (token: string) => decodeJwt(token)['token_version'] as number
+    for (let n = 0; n < 3; n += 1) {
+      const had = await get()
+      expect(await outcome(had)).toBe('let in')
+      await db.transaction().execute((trx) => revokeEverythingOfClient(trx, systemActor, { id, reason: 'a test' }))
+      // The provider's own copy of the client is some milliseconds behind.
+      let has = await get()
+      while (versionOf(has) === versionOf(had)) has = await get()
+      await expect.poll(() => outcome(had)).toBe('revoked')
+      expect(await outcome(has)).toBe('let in')
+      expect([await isActive(provider, client, had), await isActive(provider, client, has)]).toEqual([false, true])
+    }
   })
 
   type Claims = Record<'jti' | 'sub' | 'client_id' | 'sid' | 'grant_id', string> & { token_version: number }

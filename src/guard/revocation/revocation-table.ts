@@ -13,9 +13,18 @@ import { halfSipHash } from './half-sip-hash.ts'
 
 /**
  * What an entry speaks of. `user` and `client` are dead up to a moment, `version` (of a user) up to a number; of the
- * others, all is dead.
+ * others, all is dead. `client-version` spares from the entry of the client those of its own tokens that came after it.
  */
-export const REVOKED_KINDS = ['token', 'session', 'grant', 'user', 'version', 'client', 'key'] as const
+export const REVOKED_KINDS = [
+  'token',
+  'session',
+  'grant',
+  'user',
+  'version',
+  'client',
+  'client-version',
+  'key',
+] as const
 
 export type RevokedKind = (typeof REVOKED_KINDS)[number]
 
@@ -25,7 +34,7 @@ export interface RevokedEntry {
   /** `jti`, `sid`, `grant_id`, `sub`, `client_id` or `kid`. */
   readonly id: string
   /**
-   * `version`: the lowest `token_version` that still counts. `user`, `client`: seconds since 1970; tokens issued then
+   * `version`, `client-version`: the lowest `token_version` that still counts. `user`, `client`: seconds since 1970; tokens issued then
    * or before are dead. The others have none: all is dead, whenever it was issued.
    */
   readonly limit?: number
@@ -48,6 +57,7 @@ const BITS: Readonly<Record<RevokedKind, number>> = {
   version: 16,
   client: 32,
   key: 64,
+  'client-version': 128,
 }
 const LAST = 0xffff_ffff
 const MIN_CAPACITY = 1024
@@ -127,7 +137,7 @@ export class RevocationTable {
       // A token that names no version is older than any.
       this.#limit('version', sub, now) > (typeof version === 'number' ? version : -1) ||
       this.#limit('user', sub, now) >= issuedAt ||
-      this.#limit('client', clientId, now) >= issuedAt ||
+      (this.#limit('client', clientId, now) >= issuedAt && !this.#isLaterClient(claims, now)) ||
       this.#limit('key', kid, now) >= issuedAt
     )
   }
@@ -151,6 +161,13 @@ export class RevocationTable {
       this.#cursor = (this.#cursor + 1) & this.#mask
       if (this.#cursor === 0 && this.#mask >= MIN_CAPACITY && this.size * 8 <= this.#mask) this.#rebuild(now)
     }
+  }
+
+  /** Whether it is a client's own token that it got after its last revocation, in the same second perhaps. */
+  #isLaterClient({ sub, client_id: clientId, token_version: version }: AccessTokenClaims, now: number): boolean {
+    if (sub !== clientId || typeof version !== 'number') return false
+    const least = this.#limit('client-version', clientId, now)
+    return least !== -1 && version >= least
   }
 
   /** What is dead of a subject; -1 for nothing. */

@@ -119,9 +119,9 @@ function eventsOf(claims: Readonly<Record<string, unknown>>, rules: SetRules): S
     } else {
       // RFC 8417 §2.2: iat is when the token was made, which is never before what it tells of.
       happenedAt = seconds(event['event_timestamp']) ?? seconds(iat) ?? Number.NaN
-      const entry = revokedBy(type, event, subject, happenedAt, rules)
-      if (entry === undefined) ignored += 1
-      else revoked.push(entry)
+      const entries = revokedBy(type, event, subject, happenedAt, rules)
+      if (entries.length === 0) ignored += 1
+      revoked.push(...entries)
     }
   }
   return { jti, happenedAt, revoked, ignored, verification, streamStatus }
@@ -133,40 +133,44 @@ function revokedBy(
   subject: unknown,
   happenedAt: number,
   { issuer, maxLifetimeSeconds }: SetRules,
-): RevokedEntry | undefined {
-  if (!isObject(subject) || !ABOUT_USERS.has(type)) return undefined
+): RevokedEntry[] {
+  if (!isObject(subject) || !ABOUT_USERS.has(type)) return []
   // Neither says when: then there is nothing by which to tell old tokens from new ones.
   if (Number.isNaN(happenedAt)) throw malformed('neither event_timestamp nor iat')
   const until = seconds(event['expires_at']) ?? happenedAt + maxLifetimeSeconds
+  const version = seconds(event['token_version'])
+  if (version === undefined && event['token_version'] !== undefined) throw malformed('token_version is no number')
 
   const user = subject['format'] === 'complex' && isOnly(subject, 'user') ? subject['user'] : subject
   if (isObject(user) && user['format'] === 'iss_sub') {
     const id = text(user['sub'])
-    if (id === undefined || user['iss'] !== issuer) return undefined
-    const version = event['token_version']
-    if (version === undefined) return { kind: 'user', id, limit: happenedAt, expiresAt: until }
-    if (seconds(version) === undefined) throw malformed('token_version is no number')
-    return { kind: 'version', id, limit: Number(version), expiresAt: until }
+    if (id === undefined || user['iss'] !== issuer) return []
+    if (version === undefined) return [{ kind: 'user', id, limit: happenedAt, expiresAt: until }]
+    return [{ kind: 'version', id, limit: version, expiresAt: until }]
   }
-  if (type !== SESSION_REVOKED) return undefined
+  if (type !== SESSION_REVOKED) return []
   if (subject['format'] === 'jwt_id') {
     const id = text(subject['jti'])
-    return id === undefined || subject['iss'] !== issuer ? undefined : { kind: 'token', id, expiresAt: until }
+    return id === undefined || subject['iss'] !== issuer ? [] : [{ kind: 'token', id, expiresAt: until }]
   }
-  if (subject['format'] !== 'complex') return undefined
+  if (subject['format'] !== 'complex') return []
   // SSF 1.0 §3.3: one subject, described by one or more members. A session, a family and a key are named exactly by
   // their own member, whatever else is said of them.
   const session = opaque(subject['session'])
-  if (session !== undefined) return { kind: 'session', id: session, expiresAt: until }
+  if (session !== undefined) return [{ kind: 'session', id: session, expiresAt: until }]
   const grant = opaque(subject['grant'])
-  if (grant !== undefined) return { kind: 'grant', id: grant, expiresAt: until }
+  if (grant !== undefined) return [{ kind: 'grant', id: grant, expiresAt: until }]
   const key = opaque(subject['key'])
   // Not even a token that is made now may count, so that it is no token's life that ends this entry.
-  if (key !== undefined) return { kind: 'key', id: key, expiresAt: seconds(event['expires_at']) ?? FOR_EVER }
+  if (key !== undefined) return [{ kind: 'key', id: key, expiresAt: seconds(event['expires_at']) ?? FOR_EVER }]
   const client = opaque(subject['application'])
   // With a user beside it, it would be some of the client's tokens, and there is no entry for those.
-  if (client === undefined || !isOnly(subject, 'application')) return undefined
-  return { kind: 'client', id: client, limit: happenedAt, expiresAt: until }
+  if (client === undefined || !isOnly(subject, 'application')) return []
+  const dead: RevokedEntry = { kind: 'client', id: client, limit: happenedAt, expiresAt: until }
+  // What is spared comes last: if only the first is heard of, too much is dead, not too little.
+  return version === undefined
+    ? [dead]
+    : [dead, { kind: 'client-version', id: client, limit: version, expiresAt: until }]
 }
 
 /** Whether a complex subject is described by that member alone. */

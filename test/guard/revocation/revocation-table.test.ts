@@ -52,6 +52,27 @@ describe('a token is found dead', () => {
     expect(revokes({ kind, id, limit: NOW + 0.9 }, { iat: NOW + 1 })).toBe(false)
   })
 
+  it('by its client, but for its own token of a version that came afterwards', () => {
+    const revoked: RevokedEntry[] = [
+      { kind: 'client', id: 'web', limit: NOW },
+      { kind: 'client-version', id: 'web', limit: 3 },
+    ].map((entry) => ({ ...entry, expiresAt: NOW + 100 }) as RevokedEntry)
+    const table = new RevocationTable(100)
+    for (const entry of revoked) table.add(entry, NOW)
+    const isDead = (more: object): boolean => table.isRevoked({ ...bare, iat: NOW, ...more }, undefined, NOW)
+    expect(isDead({ sub: 'web', client_id: 'web', token_version: 3 })).toBe(false)
+    expect(isDead({ sub: 'web', client_id: 'web', token_version: 2 })).toBe(true)
+    expect(isDead({ sub: 'web', client_id: 'web', token_version: undefined })).toBe(true)
+    expect(isDead({ sub: 'web', client_id: 'web', token_version: '3' })).toBe(true)
+    expect(isDead({ sub: 'alice', client_id: 'web', token_version: 3 })).toBe(true)
+    // Another that is registered under its id begins to count anew.
+    expect(isDead({ sub: 'web', client_id: 'web', token_version: 0, iat: NOW + 1 })).toBe(false)
+    // Alone it kills nothing.
+    const other = new RevocationTable(100)
+    other.add({ kind: 'client-version', id: 'web', limit: 3, expiresAt: NOW + 100 }, NOW)
+    expect(other.isRevoked({ ...bare, sub: 'web', client_id: 'web', token_version: 1 }, undefined, NOW)).toBe(false)
+  })
+
   it('by its version, when that is lower, or not said', () => {
     expect(revokes({ kind: 'version', id: 'alice', limit: 3 })).toBe(false)
     expect(revokes({ kind: 'version', id: 'alice', limit: 4 })).toBe(true)
@@ -157,6 +178,11 @@ class Model {
     const entry = this.entries.get(name)
     return entry !== undefined && entry.expiresAt > now ? entry.limit : -1
   }
+
+  isCurrent(name: string, version: number, now: number): boolean {
+    const least = this.limitOf(name, now)
+    return least !== -1 && version >= least
+  }
 }
 
 /** Fingerprints from kind and number; the name of the entry in the model is what the fingerprint tells apart. */
@@ -170,7 +196,7 @@ const fingerprints: readonly (readonly [string, (kind: number, id: number) => re
 
 describe('the table answers as a Map would', () => {
   const step = record({
-    kind: constantFrom<RevokedKind>('user', 'client', 'version'),
+    kind: constantFrom<RevokedKind>('user', 'client', 'client-version', 'version'),
     id: integer({ min: 0, max: 1500 }),
     limit: integer({ min: 0, max: 100 }),
     lasts: integer({ min: -2, max: 3000 }),
@@ -192,7 +218,8 @@ describe('the table answers as a Map would', () => {
           const expected =
             model.limitOf(nameOf('user', sub), now) >= iat ||
             model.limitOf(nameOf('version', sub), now) > version ||
-            model.limitOf(nameOf('client', client), now) >= iat
+            (model.limitOf(nameOf('client', client), now) >= iat &&
+              !(sub === client && model.isCurrent(nameOf('client-version', client), version, now)))
           if (table.isRevoked(asked, undefined, now) === expected) return
           throw new Error(`not ${expected} of ${JSON.stringify(asked)} at ${now}`)
         }
@@ -203,6 +230,7 @@ describe('the table answers as a Map would', () => {
           if (sweeps > 0) table.sweep(now, sweeps)
           compare(id, steps[at >> 1]?.id ?? 0, limit, limit)
           compare(steps[at >> 1]?.id ?? 0, id, limit + 1, limit + 1)
+          compare(id, id, limit, limit)
         }
         largest = Math.max(largest, table.size)
         for (let id = 0; id <= 1500; id += 1) compare(id, 1500 - id, (id * 7) % 101, (id * 11) % 101)
