@@ -37,7 +37,10 @@ export interface paths {
          */
         put: operations["replaceUser"];
         post?: never;
-        /** Remove a person and everything kept about them */
+        /**
+         * Remove a person and everything kept about them
+         * @description The audit record stays: it says who they were, and what was done.
+         */
         delete: operations["deleteUser"];
         options?: never;
         head?: never;

@@ -285,6 +285,7 @@ export function userRoutes({ passwords, attributes, cursors, provePassword }: Us
       path: '/v1/users/{user_id}',
       name: 'deleteUser',
       summary: 'Remove a person and everything kept about them',
+      description: 'The audit record stays: it says who they were, and what was done.',
       tag,
       access: holdersOf('users:write'),
       params: userParams,
