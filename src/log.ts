@@ -28,7 +28,7 @@ export function openLog(
     {
       level: logLevel,
       messageKey: 'message',
-      timestamp: () => `,"timestamp":"${new Date().toISOString()}"`,
+      timestamp: timestamps(),
       base: { pid: process.pid },
       // Errors go through withoutSecrets alone; neither pino's own serializer nor a line that repeats the raw message.
       errorKey: 'error',
@@ -49,6 +49,18 @@ export function openLog(
     },
     { write: format === undefined ? write : (line) => write(format(line)) },
   )
+}
+
+/** Under load several lines are of one millisecond. */
+function timestamps(): () => string {
+  let last = 0
+  let text = ''
+  return () => {
+    const now = Date.now()
+    if (now !== last) text = `,"timestamp":"${new Date(now).toISOString()}"`
+    last = now
+    return text
+  }
 }
 
 function readableFormat(output: Writable & { isTTY?: boolean }): (line: string) => string {

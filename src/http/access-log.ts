@@ -1,6 +1,6 @@
 import type { Middleware, ParameterizedContext } from 'koa'
 import type { Logger } from 'pino'
-import { describeEndpoint, type RequestState } from './request-context.ts'
+import { describeEndpoint, onceOver, type RequestState } from './request-context.ts'
 
 /** What oidc-provider knows of a request, as far as the log wants to. */
 interface ProtocolContext {
@@ -17,7 +17,7 @@ interface ProtocolContext {
  */
 export function accessLog(log: Logger): Middleware<RequestState> {
   return function accessLog(ctx, next) {
-    ctx.res.once('close', () => log.info(describe(ctx), 'request'))
+    onceOver(ctx, () => log.info(describe(ctx), 'request'))
     return next()
   }
 }

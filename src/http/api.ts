@@ -24,7 +24,7 @@ import {
 import { isStorableText, readJson, type JsonBody } from './json-body.ts'
 import { applyPatch, patchMediaTypes, type JsonObject, type PatchMediaType } from './patch.ts'
 import { checkQuery } from './query-parameters.ts'
-import type { RequestState } from './request-context.ts'
+import { onceOver, type RequestState } from './request-context.ts'
 
 /** What the limits say of a request that is let pass: headers for its answer. */
 export type LimitHeaders = Readonly<Record<string, string>>
@@ -62,14 +62,13 @@ export function apiMiddlewares(parts: ApiParts): Middleware[] {
   const { endpoints, versions } = parts
   const now = parts.now ?? (() => new Date())
   const nouns = new Set(endpoints.map(({ path }) => nounOf(path) ?? ''))
-  // One for each noun: a router holds a path against each of its routes.
-  const routers = new Map<string | undefined, Router>()
+  // One for each kind of path: a router holds a path against each of its routes.
+  const routers = new Map<string, Router>()
   for (const endpoint of endpoints) {
     const pattern = endpoint.path.replaceAll(/\{(\w+)\}/g, ':$1')
-    const noun = nounOf(endpoint.path)
     // A path has one spelling: `/V1/Users/` is another, and nothing is there.
-    const router = routers.get(noun) ?? new Router({ sensitive: true, strict: true })
-    routers.set(noun, router)
+    const router = routers.get(kindOf(endpoint.path)) ?? new Router({ sensitive: true, strict: true })
+    routers.set(kindOf(endpoint.path), router)
     router.register(pattern, [endpoint.method], async (ctx: Context) => {
       const version = (ctx.state as ApiState).version
       if (version === undefined) throw new Error('a route of the API without a version')
@@ -89,24 +88,30 @@ export function apiMiddlewares(parts: ApiParts): Middleware[] {
       for (const name of ['API-Version', 'X-API-Version', 'Accept']) ctx.vary(name)
       ctx.path = chosen.path
     }
-    if (parts.onAnswer !== undefined) ctx.res.once('finish', () => count(parts, ctx as unknown as ApiContext))
+    if (parts.onAnswer !== undefined) onceOver(ctx, () => count(parts, ctx as unknown as ApiContext))
     // A version that is gone answers so whatever is asked of it.
     checkLifecycle(chosen.version, { method: 'GET' }, ctx.path, now())
     await next()
   }
 
   const routes = new Map(
-    [...routers].map(([noun, router]) => [
-      noun,
+    [...routers].map(([kind, router]) => [
+      kind,
       compose<ParameterizedContext>([router.routes() as never, router.allowedMethods() as never]),
     ]),
   )
   function route(ctx: Context, next: Next): Promise<unknown> {
-    const found = (ctx.state as ApiState).version === undefined ? undefined : routes.get(nounOf(ctx.path))
+    const found = (ctx.state as ApiState).version === undefined ? undefined : routes.get(kindOf(ctx.path))
     return found === undefined ? next() : found(ctx, next)
   }
 
   return [version as Middleware, route as Middleware]
+}
+
+/** `/v1/users/{user_id}` → `users 2`: its noun, and how many steps there are behind the version */
+function kindOf(path: string): string {
+  const [, , noun, ...rest] = path.split('/')
+  return `${noun} ${rest.length + 1}`
 }
 
 /** `/v1/users/{user_id}` → `users` */
@@ -122,6 +127,7 @@ interface ApiState extends RequestState {
 type ApiContext = ParameterizedContext<ApiState> & { params: Record<string, string> }
 
 function count({ onAnswer }: ApiParts, ctx: ApiContext): void {
+  if (!ctx.res.writableFinished) return
   const { _matchedRoute: pattern } = ctx as unknown as { _matchedRoute?: unknown }
   onAnswer?.({
     version: ctx.state.apiVersion ?? '',
@@ -381,7 +387,7 @@ function renderReply(endpoint: Endpoint, reply: ErasedReply, mediaType: string):
 }
 
 function send(ctx: ApiContext, { status, headers, body }: StoredAnswer, endpoint: Endpoint): void {
-  ctx.set({ ...headers })
+  for (const name in headers) ctx.set(name, headers[name] ?? '')
   ctx.set('Cache-Control', endpoint.cacheControl ?? (endpoint.method === 'GET' ? 'private, no-cache' : 'no-store'))
   if (
     endpoint.method === 'GET' &&
@@ -391,9 +397,7 @@ function send(ctx: ApiContext, { status, headers, body }: StoredAnswer, endpoint
     ctx.status = 304
     return
   }
-  // Koa makes 204 of null, and text/plain of a string.
+  // Koa makes 204 of null, and leaves the media type that a string has been given.
   ctx.body = body === '' ? null : body
   ctx.status = status
-  const { 'Content-Type': type } = headers
-  if (type !== undefined) ctx.set('Content-Type', type)
 }

@@ -7,7 +7,7 @@
 import type { Middleware, ParameterizedContext } from 'koa'
 import type { Logger } from 'pino'
 import { Problem } from '../problems.ts'
-import type { RequestState } from './request-context.ts'
+import { onceOver, type RequestState } from './request-context.ts'
 
 /** Why a signal is aborted when nobody is there any more to be answered. */
 export class CallerLeft extends Error {
@@ -33,7 +33,7 @@ export function deadline(settings: { readonly edgeSeconds: number; readonly log:
     const over = new AbortController()
     ctx.state.signal = over.signal
     controllers.set(over.signal, over)
-    ctx.res.once('close', () => {
+    onceOver(ctx, () => {
       if (!ctx.res.writableFinished) over.abort(new CallerLeft())
     })
     const spentSeconds = (performance.now() - ctx.state.request.startedAt) / 1_000

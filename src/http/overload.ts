@@ -1,6 +1,6 @@
 import type { Middleware } from 'koa'
 import { Problem } from '../problems.ts'
-import type { RequestState } from './request-context.ts'
+import { onceOver, type RequestState } from './request-context.ts'
 
 /**
  * Turns requests away at once, with 503, while so many others are being answered: whoever is served gets a quick answer,
@@ -17,7 +17,7 @@ export function overload(maxUnderWay: number): Middleware<RequestState> {
       })
     }
     underWay += 1
-    ctx.res.once('close', () => {
+    onceOver(ctx, () => {
       underWay -= 1
     })
     return next()

@@ -32,6 +32,8 @@ export interface RequestState {
   /** shorthands of `request.requestId` and `request.network` */
   requestId: string
   network: string
+  /** called back when the answer has been sent or the caller has gone: {@link onceOver} */
+  over: (() => void)[]
   /** aborted at the deadline and when the caller leaves (deadline.ts, behind which it is there) */
   signal: AbortSignal
   userId?: string
@@ -47,6 +49,14 @@ export interface RequestState {
 }
 
 const requests = new AsyncLocalStorage<ParameterizedContext<RequestState>>()
+
+/**
+ * Calls back when the answer has been sent or the caller has gone; `ctx.res.writableFinished` tells which. One listener
+ * for everybody who wants to know: there are half a dozen.
+ */
+export function onceOver(ctx: { readonly state: Pick<RequestState, 'over'> }, callback: () => void): void {
+  ctx.state.over.push(callback)
+}
 
 /** The request that the caller is part of; undefined outside of any. */
 export function findCurrentRequest(): RequestContext | undefined {
@@ -78,6 +88,11 @@ export function requestContext({ trustProxy, issuer }: RequestContextSettings): 
     ctx.state.request = request
     ctx.state.requestId = request.requestId
     ctx.state.network = request.network
+    const over: (() => void)[] = []
+    ctx.state.over = over
+    ctx.res.once('close', () => {
+      for (const callback of over) callback()
+    })
     ctx.set('X-Request-Id', request.requestId)
     ctx.set('Traceparent', request.traceparent)
     const { headers } = ctx.req

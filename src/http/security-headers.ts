@@ -8,7 +8,7 @@ import type { Context, Middleware, ParameterizedContext } from 'koa'
  */
 export function securityHeaders(settings: { readonly isProduction: boolean; readonly issuer: string }): Middleware {
   const isHttpsOnly = settings.isProduction && settings.issuer.startsWith('https:')
-  const headers = {
+  const headers = Object.entries({
     'Content-Security-Policy': contentSecurityPolicy({}),
     'X-Content-Type-Options': 'nosniff',
     'X-Frame-Options': 'DENY',
@@ -19,9 +19,9 @@ export function securityHeaders(settings: { readonly isProduction: boolean; read
     'Permissions-Policy': 'camera=(), geolocation=(), microphone=(), payment=(), usb=()',
     'Cache-Control': 'no-store',
     ...(isHttpsOnly ? { 'Strict-Transport-Security': 'max-age=31536000' } : {}),
-  }
-  return function securityHeaders(ctx, next) {
-    ctx.set(headers)
+  })
+  return function securityHeaders({ res }, next) {
+    for (const [name, value] of headers) res.setHeader(name, value)
     return next()
   }
 }

@@ -8,7 +8,7 @@
 import type { Middleware } from 'koa'
 import { AggregatorRegistry, collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from 'prom-client'
 import type { PoolUse } from '../database/database.ts'
-import { describeRoute, type RequestState } from '../http/request-context.ts'
+import { describeRoute, onceOver, type RequestState } from '../http/request-context.ts'
 
 export interface MetricsParts {
   readonly hashing: () => { readonly running: number; readonly waiting: number }
@@ -99,7 +99,7 @@ export function openMetrics({ hashing, pool, withProcess }: MetricsParts): Metri
   return {
     middleware: function metrics(ctx, next) {
       underWay.inc()
-      ctx.res.once('close', () => {
+      onceOver(ctx, () => {
         underWay.dec()
         // As the access log has it.
         const status = ctx.res.writableFinished ? ctx.res.statusCode : 499

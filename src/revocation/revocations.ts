@@ -5,6 +5,7 @@
  */
 import { setImmediate as endOfTurn } from 'node:timers/promises'
 import { sql, type RawBuilder } from 'kysely'
+import { compileOnce } from '../database/compile-once.ts'
 import type { Db, Trx } from '../database/database.ts'
 
 /** The longest that any access token may live, in seconds: the resources table allows no more. */
@@ -132,7 +133,13 @@ export async function areRevoked(db: Db, tokens: readonly RevocableClaims[]): Pr
     token_version,
     kid,
   }))
-  const { rows } = await sql<{ revoked: boolean }>`
+  const rows = await selectRevoked(db, JSON.stringify(asked))
+  return tokens.map((_, i) => rows[i]?.revoked !== false)
+}
+
+/** @param asked the claims of each, as JSON */
+const selectRevoked = compileOnce(
+  (_db, asked: string) => sql<{ revoked: boolean }>`
     SELECT
       EXISTS (
         SELECT 1 FROM revocations r WHERE
@@ -154,13 +161,12 @@ export async function areRevoked(db: Db, tokens: readonly RevocableClaims[]): Pr
       OR (t.sub <> t.client_id AND NOT EXISTS (
         SELECT 1 FROM users u WHERE u.id = t.sub AND u.account_status = 'active' AND u.token_version <= t.token_version
       )) AS revoked
-    FROM jsonb_to_recordset(${JSON.stringify(asked)}::jsonb) AS t (
+    FROM jsonb_to_recordset(${asked}::jsonb) AS t (
       place integer, jti text, sub text, client_id text, iat double precision, sid text, grant_id text,
       token_version bigint, kid text
     )
-    ORDER BY t.place`.execute(db)
-  return tokens.map((_, i) => rows[i]?.revoked !== false)
-}
+    ORDER BY t.place`,
+)
 
 /**
  * Asks of every token each time, and still not once for each: those that come in one turn of the event loop are asked

@@ -14,6 +14,7 @@ import { z } from 'zod'
 import { requireAnotherAdministrator, requireRightsOver } from '../access/rights.ts'
 import { findRolesOf } from '../access/roles.ts'
 import { writeAudit, type Actor } from '../audit/audit.ts'
+import { compileOnce } from '../database/compile-once.ts'
 import { violatedUniqueConstraint, type Db, type Trx } from '../database/database.ts'
 import type { UsersTable } from '../database/tables.ts'
 import { requireVersion } from '../http/etag.ts'
@@ -281,8 +282,13 @@ export async function getUser(db: Db, userId: string): Promise<User> {
 }
 
 export async function findUser(db: Db, userId: string): Promise<User | undefined> {
-  return db.selectFrom('users').select(userColumns).where('id', '=', userId).executeTakeFirst()
+  const [user] = await selectUser(db, userId)
+  return user
 }
+
+const selectUser = compileOnce((db, userId: string) =>
+  db.selectFrom('users').select(userColumns).where('id', '=', userId),
+)
 
 /** The person who signs in under this name, which is their email address in any spelling. */
 export async function findUserByLogin(db: Db, login: string): Promise<User | undefined> {
