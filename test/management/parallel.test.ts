@@ -1,8 +1,9 @@
-/** What many callers do at once, in two processes' worth of servers on one PostgreSQL. */
+/** What many callers do at once, in two processes on one PostgreSQL: the test's own, and a server as it is started. */
 import { beforeAll, expect, it } from 'vitest'
-import { onPostgres } from '../support/databases.ts'
+import { liftPlans, onPostgres } from '../support/databases.ts'
 import { openManagement, type Called, type CallOptions, type Management } from '../support/management.ts'
-import { openProvider } from '../support/provider.ts'
+import { cheapestWorkFactor } from '../support/provider.ts'
+import { startServer } from '../support/server-process.ts'
 
 onPostgres(() => {
   let api: Management
@@ -11,10 +12,19 @@ onPostgres(() => {
 
   beforeAll(async () => {
     api = await openManagement('postgres')
-    const second = await openProvider('postgres', { besides: api.provider })
+    const { provider } = api
+    const second = await startServer({
+      database: provider.location,
+      environment: {
+        ...cheapestWorkFactor,
+        LATCHKEY_ISSUER: provider.issuer,
+        LATCHKEY_KEYS_DIR: provider.config.keysDir,
+      },
+    })
+    await liftPlans(provider.location)
     call = async (at, path, options = {}) => {
       if (at % 2 === 0) return api.call(path, options)
-      const answer = await fetch(`${second.issuer}${path}`, {
+      const answer = await fetch(`${second.url}${path}`, {
         method: options.method ?? 'GET',
         headers: {
           authorization: `Bearer ${options.token ?? api.administrator.token}`,
