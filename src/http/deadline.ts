@@ -17,8 +17,12 @@ export class CallerLeft extends Error {
   }
 }
 
-/** What aborts a request's signal: the edge makes it, and the handler's deadline uses the same. */
-const controllers = new WeakMap<AbortSignal, AbortController>()
+/** What aborts a request's signal: the edge makes it, and the handler's deadline uses the same. Nobody else's. */
+const controller = Symbol('controller')
+
+interface DeadlineState extends RequestState {
+  [controller]?: AbortController
+}
 
 /**
  * Answers 504 after `edgeSeconds` when there is no answer yet, and closes the connection. Puts a signal into
@@ -31,8 +35,9 @@ export function deadline(settings: { readonly edgeSeconds: number; readonly log:
   const onLateFailure = logLateFailure(settings.log)
   return function deadline(ctx, next) {
     const over = new AbortController()
-    ctx.state.signal = over.signal
-    controllers.set(over.signal, over)
+    const state: DeadlineState = ctx.state
+    state.signal = over.signal
+    state[controller] = over
     onceOver(ctx, () => {
       if (!ctx.res.writableFinished) over.abort(new CallerLeft())
     })
@@ -53,7 +58,7 @@ export function handlerDeadline(settings: {
 }): Middleware<RequestState> {
   const onLateFailure = logLateFailure(settings.log)
   return function handlerDeadline(ctx, next) {
-    const over = controllers.get(ctx.state.signal)
+    const over = (ctx.state as DeadlineState)[controller]
     if (over === undefined) throw new Error('handlerDeadline stands behind deadline')
     return giveUpAfter(settings.handlerSeconds, over, next, { late: () => tooLate(ctx), onLateFailure })
   }
