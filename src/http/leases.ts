@@ -60,15 +60,18 @@ interface Entry<L, S> extends LeaseHolder<L, S> {
  * never lets more through than was lent to it; what is forgotten or lost with the process counts as used.
  */
 export function openLeases<L, S>({ now, maxKeys, lend, onForget }: LeasesSettings<L, S>): Leases<L, S> {
-  /** those used last at the end */
+  /** those used last at the end, once there are so many that some may have to go */
   const entries = new Map<string, Entry<L, S>>()
 
   function use(key: string, limits: L): Entry<L, S> {
     const known = entries.get(key)
     if (known !== undefined) {
       known.limits = limits
-      entries.delete(key)
-      entries.set(key, known)
+      // As long as nobody is about to be forgotten, the order says nothing.
+      if (entries.size * 2 > maxKeys) {
+        entries.delete(key)
+        entries.set(key, known)
+      }
       return known
     }
     const [oldest] = entries.size < maxKeys ? [] : entries.values()
