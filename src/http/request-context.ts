@@ -48,7 +48,8 @@ export interface RequestState {
   rateLimited?: string
 }
 
-const requests = new AsyncLocalStorage<ParameterizedContext<RequestState>>()
+// What a write or a timer of a request keeps for a while: no more than this, or it would be all of the request.
+const requests = new AsyncLocalStorage<RequestContext>()
 
 /**
  * Calls back when the answer has been sent or the caller has gone; `ctx.res.writableFinished` tells which. One listener
@@ -60,7 +61,7 @@ export function onceOver(ctx: { readonly state: Pick<RequestState, 'over'> }, ca
 
 /** The request that the caller is part of; undefined outside of any. */
 export function findCurrentRequest(): RequestContext | undefined {
-  return requests.getStore()?.state.request
+  return requests.getStore()
 }
 
 /** The fields that every log line written during a request carries. */
@@ -100,7 +101,7 @@ export function requestContext({ trustProxy, issuer }: RequestContextSettings): 
     headers['x-forwarded-for'] = request.clientAddress
     headers['x-forwarded-host'] = host
     headers['x-forwarded-proto'] = protocol.slice(0, -1)
-    return requests.run(ctx, next)
+    return requests.run(request, next)
   }
 }
 
