@@ -5,6 +5,7 @@
 import { errors, type AccessToken, type ClientCredentials, type KoaContextWithOIDC } from 'oidc-provider'
 import type { UserAccount } from './account.ts'
 import type { ClientDirectory } from './client-directory.ts'
+import { versionOf } from './client-metadata.ts'
 
 type IssuedToken = AccessToken | ClientCredentials
 
@@ -16,8 +17,8 @@ export async function accessTokenClaims(
   // An opaque token, good for /userinfo only, says nothing by itself.
   if (token.aud === undefined || typeof token.aud !== 'string') return undefined
   if (token.kind === 'ClientCredentials') {
-    const client = await directory.findClient(token.clientId ?? '')
-    return { token_version: client?.row.token_version }
+    if (ctx.oidc.client === undefined) throw new Error("a client's own token needs the client")
+    return { token_version: versionOf(ctx.oidc.client) }
   }
   const account = ctx.oidc.entities.Account as UserAccount | undefined
   if (account === undefined) throw new Error('an access token for a person needs the account')

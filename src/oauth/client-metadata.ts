@@ -3,7 +3,7 @@
  * hashed, so `client_secret` holds a value that nothing can match and the comparison is ours (clients.ts).
  */
 import { randomBytes } from 'node:crypto'
-import type { AdapterPayload } from 'oidc-provider'
+import type { AdapterPayload, Client } from 'oidc-provider'
 import type { ClientEntry } from './client-directory.ts'
 import { deviceGrant } from './client-rules.ts'
 
@@ -30,6 +30,7 @@ export function clientMetadata({ row }: ClientEntry, options: { readonly deviceF
     require_pushed_authorization_requests: row.require_pushed_authorization_requests,
     dpop_bound_access_tokens: row.dpop_bound_access_tokens,
     require_pkce: row.require_pkce,
+    token_version: row.token_version,
     ...(row.token_endpoint_auth_method === 'client_secret_basic' ? { client_secret: unmatchableSecret } : {}),
     ...optional('backchannel_logout_uri', row.backchannel_logout_uri),
     ...(row.backchannel_logout_uri === null ? {} : { backchannel_logout_session_required: true }),
@@ -40,6 +41,16 @@ export function clientMetadata({ row }: ClientEntry, options: { readonly deviceF
     ...optional('policy_uri', row.policy_uri),
     ...optional('tos_uri', row.tos_uri),
   }
+}
+
+/**
+ * The version of a client as it was when the request authenticated it: whatever the request is given afterwards is of
+ * this version or a later one, so that a token which says this one is dead with any change that came meanwhile.
+ */
+export function versionOf(client: Client): number {
+  const { token_version: version } = client as { token_version?: unknown }
+  if (typeof version !== 'number') throw new Error('a client without its version')
+  return version
 }
 
 function optional(name: string, value: unknown): Record<string, unknown> {

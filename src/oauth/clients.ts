@@ -148,6 +148,11 @@ export async function createClient(
     .onConflict((conflict) => conflict.doNothing())
     .executeTakeFirstOrThrow()
   if (numInsertedOrUpdatedRows === 0n) throw new Problem('CONFLICT', `There is already a client ${id}.`)
+  // Tokens of another that had this id before are dead by their version, and those of this one must not be.
+  await sql`
+    UPDATE clients SET token_version = greatest(token_version, (
+      SELECT max(token_version) FROM revocations WHERE kind = 'client' AND subject = ${id}
+    )) WHERE id = ${id}`.execute(trx)
   await insertPermissions(trx, id, asked)
   const secret = client.token_endpoint_auth_method === 'client_secret_basic' ? await insertSecret(trx, id) : undefined
   const created = await getClient(trx, id)
@@ -178,6 +183,7 @@ export async function updateClient(trx: Trx, actor: Actor, input: z.input<typeof
   const narrowed = before.grant_types.some((grant) => !after.grant_types.includes(grant))
   const bound = after.dpop_bound_access_tokens && !before.dpop_bound_access_tokens
   if (narrowed || bound) await endClientTokens(trx, actor, { id, reason: 'client narrowed' })
+  else if (losesKey(before, after)) await endClientTokens(trx, actor, { id, reason: 'client key replaced' })
   const changed = Object.keys(changes) as (keyof ClientMetadata)[]
   await writeAudit(trx, actor, {
     action: 'client.updated',
@@ -534,6 +540,19 @@ export async function endClientTokens(
   // Those of no resource are opaque: there is a row of each.
   await trx.deleteFrom('artifacts').where('kind', '=', 'AccessToken').where('client_id', '=', id).execute()
   return tokenVersion
+}
+
+/** Whether a key by which the client could authenticate is accepted no more, as far as can be known from here. */
+function losesKey(before: ClientMetadata, after: ClientMetadata): boolean {
+  if (before.token_endpoint_auth_method !== 'private_key_jwt') return false
+  const kept = keysOf(after)
+  return (
+    before.jwks_uri !== after.jwks_uri || keysOf(before).some((key) => !kept.some((k) => isDeepStrictEqual(k, key)))
+  )
+}
+
+function keysOf({ jwks }: ClientMetadata): readonly unknown[] {
+  return jwks === null ? [] : jwks.keys
 }
 
 /** @returns how many families there were, and the token_version from now on */

@@ -285,7 +285,7 @@ function createProvider(
     clientAuthMethods: ['client_secret_basic', 'client_secret_post', 'private_key_jwt', 'none'],
     // Only S256 exists in the provider; `plain` is refused.
     pkce: { required: (_ctx, client) => client['require_pkce'] !== false },
-    extraClientMetadata: { properties: ['require_pkce'], validator: () => undefined },
+    extraClientMetadata: { properties: ['require_pkce', 'token_version'], validator: () => undefined },
     allowOmittingSingleRegisteredRedirectUri: false,
     clockTolerance: 15,
     clientBasedCORS: (_ctx, origin, client) =>

@@ -151,12 +151,14 @@ export function openStore({ db, directory, secretRing, settings }: StoreParts): 
         if (transaction === undefined) throw new Error(`a ${kind} is spent inside the token transaction only`)
         await transaction.beforeSpending()
       }
-      const { rows } = await sql<{ grantId: string | null; clientId: string; isBound: boolean }>`
+      const { rows } = await sql<{ grantId: string | null; clientId: string; isBound: boolean; clientVersion: number }>`
         UPDATE artifacts SET consumed_at = now()
         WHERE kind = ${kind} AND id = ${tokenId} AND consumed_at IS NULL
-        RETURNING grant_id AS "grantId", client_id AS "clientId", (payload ? 'jkt') AS "isBound"`.execute(requestDb(db))
+        RETURNING grant_id AS "grantId", client_id AS "clientId", (payload ? 'jkt') AS "isBound",
+          (SELECT token_version FROM clients WHERE id = client_id) AS "clientVersion"`.execute(requestDb(db))
       const [row] = rows
       if (row !== undefined) {
+        if (transaction !== undefined) transaction.clientVersion = row.clientVersion
         if (kind === 'RefreshToken' && transaction !== undefined && row.grantId !== null) {
           const replaySeconds = await replayWindow(row.clientId, row.isBound)
           transaction.spent = { tokenId, grantId: row.grantId, replaySeconds }

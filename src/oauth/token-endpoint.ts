@@ -9,6 +9,7 @@ import type { Context } from 'koa'
 import type { KoaContextWithOIDC } from 'oidc-provider'
 import { writeAudit, type Actor } from '../audit/audit.ts'
 import type { Db } from '../database/database.ts'
+import { versionOf } from './client-metadata.ts'
 import { endpoints } from './endpoints.ts'
 import { findReply, hashRefreshRequest, storeReply, type TokenReply } from './refresh-replies.ts'
 import { endSession } from './sessions.ts'
@@ -69,7 +70,24 @@ async function settle(transaction: TokenTransaction, ctx: KoaContextWithOIDC): P
     else await transaction.unspend()
     return
   }
-  if (ctx.path === endpoints.token) await recordIssue(transaction, ctx)
+  if (ctx.path !== endpoints.token) return
+  if (isOfChangedClient(transaction, ctx)) refuseForNow(ctx)
+  else await recordIssue(transaction, ctx)
+}
+
+/**
+ * Whoever ends a client's tokens holds its families meanwhile. A request that waited for one goes on afterwards, with
+ * what it read of the client before: with permissions, or a secret, that are gone.
+ */
+function isOfChangedClient({ clientVersion }: TokenTransaction, { oidc: { client } }: KoaContextWithOIDC): boolean {
+  return clientVersion !== undefined && client !== undefined && versionOf(client) !== clientVersion
+}
+
+/** RFC 6749 §5.2 has no word for it; §4.1.2.1 has. What was spent is not. */
+function refuseForNow(ctx: KoaContextWithOIDC): void {
+  ctx.status = 503
+  ctx.set('Retry-After', '1')
+  ctx.body = { error: 'temporarily_unavailable', error_description: 'this client is just being changed: try again' }
 }
 
 async function recordIssue(transaction: TokenTransaction, ctx: KoaContextWithOIDC): Promise<void> {

@@ -26,6 +26,8 @@ export class TokenTransaction {
   spent: { readonly tokenId: string; readonly grantId: string; readonly replaySeconds: number } | undefined
   /** The refresh token this request found already spent by another, inside the replay window. */
   lost: { readonly tokenId: string; readonly grantId: string } | undefined
+  /** The client's token_version when this request spent something: by then it held the family. */
+  clientVersion: number | undefined
   /** A single opaque access token was revoked: the rest of its family lives on. */
   revokedOneToken = false
   /** What the audit record says when this request ends a family. */

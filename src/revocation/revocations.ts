@@ -33,8 +33,8 @@ export type Revocation = {
 } & (
   | { readonly kind: 'token' | 'grant' | 'session' | 'key'; readonly subject: string }
   /**
-   * Of a person's tokens those with a lower token_version are dead; of a client's those issued until now, and of its own
-   * among them those with a lower token_version.
+   * Of a person's tokens those with a lower token_version are dead, and of a client's own; of those that a client holds
+   * for people, what was issued until now.
    */
   | { readonly kind: 'user' | 'client'; readonly subject: string; readonly tokenVersion: number }
 )
@@ -148,10 +148,12 @@ const selectRevoked = compileOnce(
           OR (r.kind = 'session' AND r.subject = t.sid)
           OR (r.kind = 'key' AND r.subject = t.kid)
           OR (r.kind = 'user' AND r.subject = t.sub AND r.token_version > t.token_version)
-          -- iat counts whole seconds: a person's token of the same second is dead too, on the safe side
           OR (
-            r.kind = 'client' AND r.subject = t.client_id AND to_timestamp(t.iat) <= r.revoked_at
-            AND (t.sub <> t.client_id OR r.token_version > t.token_version)
+            r.kind = 'client' AND r.subject = t.client_id AND CASE
+              WHEN t.sub = t.client_id THEN r.token_version > t.token_version
+              -- iat counts whole seconds: a token of the same second is dead too, on the safe side
+              ELSE to_timestamp(t.iat) <= r.revoked_at
+            END
           )
       )
       OR NOT EXISTS (

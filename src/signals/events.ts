@@ -100,8 +100,7 @@ const memberOf = { session: 'session', client: 'application', grant: 'grant', ke
 
 /**
  * In whole seconds. A client's tokens are dead when they were issued until then, and `iat` counts whole seconds too, so
- * it is rounded up: what was issued while the change was on its way from one process to the next is dead as well. Those
- * of its own that were issued after it are known by their `token_version`.
+ * it is rounded up. Those of its own are told apart by their `token_version`.
  */
 function timestampOf({ kind, revoked_at }: DescribedRevocation): number {
   const seconds = revoked_at.getTime() / 1_000

@@ -1,10 +1,11 @@
 import { randomUUID } from 'node:crypto'
 import { sql } from 'kysely'
-import { exportJWK, generateKeyPair, SignJWT, type CryptoKey } from 'jose'
+import { decodeJwt, exportJWK, generateKeyPair, SignJWT, type CryptoKey, type JWK } from 'jose'
 import * as client from 'openid-client'
 import { beforeAll, describe, expect, it } from 'vitest'
 import { systemActor } from '../../src/audit/audit.ts'
-import { addClientSecret, revokeClientSecret, rotateClientSecret } from '../../src/oauth/clients.ts'
+import { addClientSecret, revokeClientSecret, rotateClientSecret, updateClient } from '../../src/oauth/clients.ts'
+import { isRevoked, type RevocableClaims } from '../../src/revocation/revocations.ts'
 import { openProvider, type TestProvider } from '../support/provider.ts'
 import { query, registerClient, type RegisteredClient } from '../support/relying-party.ts'
 import { postForm } from '../support/user-agent.ts'
@@ -181,6 +182,32 @@ describe('how clients prove who they are', () => {
     it('refuses the secret that such a client does not have', async () => {
       const { status, body } = await postForm(tokenUrl, { ...service, client_secret: 'x' }, grant())
       expect([status, body.error]).toEqual([401, 'invalid_client'])
+    })
+
+    it('what was got with a key that is taken away is dead, and what is got with the others goes on', async () => {
+      const { db } = provider.database
+      const [first, second] = [await generateKeyPair('ES256'), await generateKeyPair('ES256')]
+      const jwkOf = async ({ publicKey }: typeof first, kid: string) => ({ ...(await exportJWK(publicKey)), kid })
+      const [old, young] = [await jwkOf(first, 'k1'), await jwkOf(second, 'k1')]
+      const own = await registerClient(provider, {
+        type: 'machine',
+        token_endpoint_auth_method: 'private_key_jwt',
+        jwks: { keys: [old] },
+      })
+      const get = async (signedBy: CryptoKey) => {
+        const claims = { iss: own.client_id, sub: own.client_id }
+        return (await send(await assertion(claims, signedBy))).body.access_token ?? ''
+      }
+      const keep = (keys: JWK[]) =>
+        db.transaction().execute((trx) => updateClient(trx, systemActor, { id: own.client_id, jwks: { keys } }))
+      const token = await get(first.privateKey)
+      const isDead = (presented: string) => isRevoked(db, decodeJwt(presented) as unknown as RevocableClaims)
+      await keep([young, old])
+      expect(await isDead(token)).toBe(false)
+      await keep([young])
+      expect(await isDead(token)).toBe(true)
+      await expect.poll(() => get(first.privateKey)).toBe('')
+      expect(await isDead(await get(second.privateKey))).toBe(false)
     })
 
     it('takes one once, at whichever endpoint', async () => {

@@ -1,4 +1,5 @@
 /** What takes rights away, beside what is just using them. */
+import { setTimeout as sleep } from 'node:timers/promises'
 import { decodeJwt } from 'jose'
 import { sql } from 'kysely'
 import { beforeAll, describe, expect, it } from 'vitest'
@@ -25,7 +26,7 @@ describe.runIf(hasPostgres())('on postgres', () => {
     const late = await provider.database.db.transaction().execute(async (trx) => {
       await sql`SELECT 1`.execute(trx)
       // The time of issue counts whole seconds.
-      await new Promise((resolve) => setTimeout(resolve, 2_100))
+      await sleep(2_100)
       const answer = await refresh(provider, rp, body.refresh_token)
       const permissions = [{ resource, permission: 'models:read' }]
       await setClientPermissions(trx, systemActor, { id: rp.client_id, permissions })
@@ -34,6 +35,51 @@ describe.runIf(hasPostgres())('on postgres', () => {
     expect(late.body.scope).toBe('models:read models:write')
     expect(await isActive(provider, rp, late.body.access_token)).toBe(false)
     expect(await isActive(provider, rp, body.access_token)).toBe(false)
+  })
+
+  it('a token of its own that a client gets while it loses a permission has the permission, or lives, but not both', async () => {
+    const { db } = provider.database
+    const { resource } = provider.demo
+    const machine = await registerClient(provider, { type: 'machine' })
+    const permissions = [{ resource, permission: 'models:read' }]
+    const underWay = await db.transaction().execute(async (trx) => {
+      // Holds the request where it knows what the client may ask for, and not yet what of the resource.
+      await sql`LOCK TABLE resources IN ACCESS EXCLUSIVE MODE`.execute(trx)
+      const answered = postForm(`${provider.issuer}/token`, machine, { grant_type: 'client_credentials', resource })
+      await untilWaiting(1)
+      const narrowed = await db
+        .transaction()
+        .execute((other) => setClientPermissions(other, systemActor, { id: machine.client_id, permissions }))
+      // By then the provider's copy of the client is the new one.
+      await sleep(500)
+      return { answered, narrowed }
+    })
+    const { body } = await underWay.answered
+    expect(body.scope).toBe('models:read models:write')
+    expect(await isActive(provider, machine, body.access_token)).toBe(false)
+    // What services go by.
+    expect(decodeJwt(body.access_token ?? '')['token_version']).toBeLessThan(underWay.narrowed.token_version)
+  })
+
+  it('a refresh that waits while its client loses a permission is asked to come back, spends nothing, and gets less', async () => {
+    const rp = await registerClient(provider)
+    const { resource } = provider.demo
+    const parameters = { scope: 'openid offline_access models:read models:write', resource }
+    const { body } = await signInAt(provider, rp, { parameters })
+    const waiting = await provider.database.db.transaction().execute(async (trx) => {
+      const permissions = [{ resource, permission: 'models:read' }]
+      await setClientPermissions(trx, systemActor, { id: rp.client_id, permissions })
+      const answer = refresh(provider, rp, body.refresh_token)
+      await untilWaiting(1)
+      return { answer }
+    })
+    const held = await waiting.answer
+    expect([held.status, held.body.error, held.headers.get('retry-after')]).toEqual([
+      503,
+      'temporarily_unavailable',
+      '1',
+    ])
+    await expect.poll(async () => (await refresh(provider, rp, body.refresh_token)).body.scope).toMatch(/models:read$/)
   })
 
   /** Waits until as many statements wait for a lock. */
