@@ -169,10 +169,8 @@ export function reply<const S extends number, B>(
 /** What an answer may have beside its status and body. */
 export interface ReplyMembers {
   readonly headers?: Readonly<Record<string, string>>
-  /** the row's version: becomes the ETag */
+  /** the row's version: what If-Match is held against, and part of the ETag */
   readonly version?: number
-  /** what else the representation depends on, such as the chosen fields; '' for nothing */
-  readonly variant?: string
 }
 
 /**

@@ -2,12 +2,12 @@ import { hash } from 'node:crypto'
 import { Problem } from '../problems.ts'
 
 /**
- * The entity tag of a row: its version, so that it changes exactly when the row does, in every process (RFC 9110 §8.8.3).
- *
- * @param variant what else the representation depends on, such as the chosen fields; If-Match looks at the version alone
+ * The entity tag of a row as it is read: its version, and what the body says, which may change without the row: with time,
+ * with how many others speak of it, with the chosen fields, with who `me` is. So no two bodies have one tag (RFC 9110
+ * §8.8.1). If-Match looks at the version alone: where that is the same, nothing that could be lost has changed.
  */
-export function versionTag(version: number, variant = ''): string {
-  return variant === '' ? `"${version}"` : `"${version}.${digest(variant).slice(0, 8)}"`
+export function versionTag(version: number, body: string): string {
+  return `"${version}.${digest(body).slice(0, 8)}"`
 }
 
 /** A weak tag of a body that has no version of its own, such as a list's. */
@@ -62,9 +62,9 @@ function readTags(header: string, name: string): string[] {
 /**
  * Refuses a change that is not based on the row as it is.
  *
- * @throws Problem PRECONDITION_FAILED
+ * @throws Problem PRECONDITION_FAILED with the version that there is, as If-Match takes it
  */
 export function requireVersion(expected: ExpectedVersions, version: number): void {
   if (expected === undefined || expected.includes(version)) return
-  throw new Problem('PRECONDITION_FAILED', undefined, { headers: { ETag: versionTag(version) } })
+  throw new Problem('PRECONDITION_FAILED', undefined, { headers: { ETag: `"${version}"` } })
 }

@@ -221,10 +221,7 @@ export function userRoutes({ passwords, attributes, cursors, provePassword }: Us
       responses: { 200: someOf(userBody, 'user_id') },
       async handle({ db, params, query }) {
         const user = await getUser(db, params.user_id)
-        return reply(200, userList.pickFields(describeUser(user), query.fields), {
-          version: user.row_version,
-          variant: query.fields?.join(',') ?? '',
-        })
+        return reply(200, userList.pickFields(describeUser(user), query.fields), { version: user.row_version })
       },
     }),
     endpoint({
