@@ -168,7 +168,7 @@ export async function deleteRole(
     throw new Problem('CONFLICT', `The role ${name} is built in and stays.`)
   }
   await requireRightsOfRole(trx, actor, name)
-  const users = await endTokensOfHolders(trx, actor, name, `role ${name} deleted`)
+  const users = await endTokensOfHolders(trx, actor, name, `role ${name} deleted`, { losesIt: true })
   await trx.deleteFrom('roles').where('name', '=', name).execute()
   await writeAudit(trx, actor, {
     action: 'role.deleted',
@@ -393,11 +393,42 @@ async function touchUser(trx: Trx, id: string): Promise<void> {
 }
 
 async function touchRole(trx: Trx, name: string): Promise<void> {
-  await sql`UPDATE roles SET row_version = row_version + 1, updated_at = now() WHERE name = ${name}`.execute(trx)
+  await touchRoles(trx, [name])
 }
 
-/** @returns how many people have the role */
-async function endTokensOfHolders(trx: Trx, actor: Actor, role: string, reason: string): Promise<number> {
+/** For what else is read of roles than stands in their rows: what they allow. */
+export async function touchRoles(trx: Trx, names: readonly string[]): Promise<void> {
+  await sql`
+    UPDATE roles SET row_version = row_version + 1, updated_at = now()
+    WHERE name IN (SELECT jsonb_array_elements_text(${JSON.stringify(names)}::jsonb))`.execute(trx)
+}
+
+/**
+ * Locks the roles that allow one of these permissions: for whoever takes it from all of them, before touching it, as
+ * whoever gives it to a role locks that role first.
+ */
+export async function lockRolesThatAllow(trx: Trx, resource: string, permissions: readonly string[]): Promise<void> {
+  await sql`
+    SELECT count(*) FROM (
+      SELECT 1 FROM roles WHERE name IN (
+        SELECT role FROM role_permissions
+        WHERE resource = ${resource} AND jsonb_exists(${JSON.stringify(permissions)}::jsonb, permission)
+      )
+      ORDER BY name FOR NO KEY UPDATE
+    ) AS roles`.execute(trx)
+}
+
+/**
+ * @param change.losesIt true: the role goes from its holders, of whom it is read
+ * @returns how many people have the role
+ */
+async function endTokensOfHolders(
+  trx: Trx,
+  actor: Actor,
+  role: string,
+  reason: string,
+  { losesIt = false }: { readonly losesIt?: boolean } = {},
+): Promise<number> {
   const isHolder = role === everyoneRole ? sql`true` : sql`id IN (SELECT user_id FROM user_roles WHERE role = ${role})`
   // Locked in one order, so that two changes beside each other cannot deadlock.
   await sql`
@@ -405,7 +436,9 @@ async function endTokensOfHolders(trx: Trx, actor: Actor, role: string, reason: 
       SELECT id FROM users WHERE ${isHolder} ORDER BY id FOR NO KEY UPDATE
     ) AS holders`.execute(trx)
   const users = sql<{ id: string; token_version: number }>`
-    UPDATE users SET token_version = token_version + 1 WHERE ${isHolder} RETURNING id, token_version`
+    UPDATE users SET token_version = token_version + 1
+      ${losesIt ? sql`, row_version = row_version + 1, updated_at = now()` : sql``}
+    WHERE ${isHolder} RETURNING id, token_version`
   return revokeUsers(trx, { users, reason, cause: 'claims-change', by: actor })
 }
 

@@ -668,11 +668,14 @@ async function lockSecrets(trx: Trx, id: string): Promise<Client> {
 }
 
 async function touchClient(trx: Trx, id: string): Promise<void> {
-  await trx
-    .updateTable('clients')
-    .set((eb) => ({ row_version: eb('row_version', '+', 1), updated_at: sql<Date>`now()` }))
-    .where('id', '=', id)
-    .execute()
+  await touchClients(trx, [id])
+}
+
+/** For what else is read of clients than stands in their rows: what they may ask for, and their secrets. */
+export async function touchClients(trx: Trx, ids: readonly string[]): Promise<void> {
+  await sql`
+    UPDATE clients SET row_version = row_version + 1, updated_at = now()
+    WHERE id IN (SELECT jsonb_array_elements_text(${JSON.stringify(ids)}::jsonb))`.execute(trx)
 }
 
 async function insertPermissions(trx: Trx, id: string, granted: readonly Permission[]): Promise<void> {
@@ -741,9 +744,10 @@ function secretHash(secret: string): Buffer {
   return createHash('sha256').update(secret).digest()
 }
 
-async function requireResource(db: Db, id: string | null): Promise<void> {
+/** Holds a resource that is about to be somebody's default, so that it is not deleted meanwhile. */
+async function requireResource(trx: Trx, id: string | null): Promise<void> {
   if (id === null) return
-  const found = await db.selectFrom('resources').select('id').where('id', '=', id).executeTakeFirst()
+  const found = await trx.selectFrom('resources').select('id').where('id', '=', id).forKeyShare().executeTakeFirst()
   if (found === undefined) refuseInconsistent([wrong('default_resource', `must exist: there is no resource ${id}`)])
 }
 

@@ -6,14 +6,14 @@
 import { isDeepStrictEqual } from 'node:util'
 import { sql, type Selectable } from 'kysely'
 import { z } from 'zod'
-import { permissionSchema, type Permission } from '../access/roles.ts'
+import { lockRolesThatAllow, permissionSchema, touchRoles, type Permission } from '../access/roles.ts'
 import { writeAudit, type Actor } from '../audit/audit.ts'
 import type { Db, Trx } from '../database/database.ts'
 import type { ResourcesTable } from '../database/tables.ts'
 import { requireVersion } from '../http/etag.ts'
 import { notFound, parseInput, Problem } from '../problems.ts'
 import { maxAccessTokenLifetimeSeconds } from '../revocation/revocations.ts'
-import { endClientTokens } from './clients.ts'
+import { endClientTokens, touchClients } from './clients.ts'
 import { forgetConsents } from './consents.ts'
 import { forgetScopes, lockFamiliesOfClients } from './families.ts'
 
@@ -164,6 +164,8 @@ export async function deleteResource(
   const { id: resourceId } = parseInput(z.object({ id }), input)
   const before = await lockResource(trx, resourceId)
   requireVersion(input.expectedVersions, before.row_version)
+  // Waits for whoever is just making it their default, and lets nobody begin to; the clients' locks stand before it.
+  await sql`SELECT 1 FROM resources WHERE id = ${resourceId} FOR UPDATE`.execute(trx)
   await removePermissions(
     trx,
     actor,
@@ -171,6 +173,16 @@ export async function deleteResource(
     before.permissions.map(({ permission }) => permission),
   )
   await forgetConsents(trx, actor, { resource: resourceId, reason: `${resourceId} deleted` })
+  // The foreign key would do it, and leave them in their version.
+  await trx
+    .updateTable('clients')
+    .set((eb) => ({
+      default_resource: null,
+      row_version: eb('row_version', '+', 1),
+      updated_at: sql<Date>`now()`,
+    }))
+    .where('default_resource', '=', resourceId)
+    .execute()
   await trx.deleteFrom('resources').where('id', '=', resourceId).execute()
   await writeAudit(trx, actor, {
     action: 'resource.deleted',
@@ -273,15 +285,23 @@ async function writePermissions(trx: Trx, resource: string, list: readonly Resou
 async function removePermissions(trx: Trx, actor: Actor, resource: string, removed: readonly string[]): Promise<void> {
   if (removed.length === 0) return
   const reason = `${removed.join(' ')} removed`
+  await lockRolesThatAllow(trx, resource, removed)
+  // Waits for whoever is just giving one to another role or client, so that all who lose it are known.
+  await sql`
+    SELECT 1 FROM permissions WHERE resource = ${resource} AND jsonb_exists(${JSON.stringify(removed)}::jsonb, permission)
+    ORDER BY permission FOR UPDATE`.execute(trx)
   const roles = await findHolders(trx, 'role', resource, removed)
   const clients = await findHolders(trx, 'client', resource, removed)
   await forgetConsents(trx, actor, { resource, scopes: removed, reason })
   // Takes them from roles and clients, by their foreign keys; only then from the families (grants.ts says why).
   await trx.deleteFrom('permissions').where('resource', '=', resource).where('permission', 'in', removed).execute()
-  await lockFamiliesOfClients(
+  const clientIds = clients.map(({ id }) => id)
+  await touchRoles(
     trx,
-    clients.map(({ id }) => id),
+    roles.map(({ id }) => id),
   )
+  await touchClients(trx, clientIds)
+  await lockFamiliesOfClients(trx, clientIds)
   for (const { id } of clients) {
     await endClientTokens(trx, actor, { id, reason })
     await forgetScopes(trx, { clientId: id, resource, scopes: [...removed] })
