@@ -316,7 +316,7 @@ eachDatabase((open) => {
         name: 'Renamed',
         redirect_uris: ['https://app.example.com/other'],
         grant_types: client.grant_types,
-        row_version: 2,
+        row_version: client.row_version + 1,
         token_version: 1,
       })
     })

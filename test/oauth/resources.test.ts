@@ -146,7 +146,7 @@ eachDatabase((open) => {
       expect(after).toEqual({
         ...before,
         access_token_lifetime_seconds: 60,
-        row_version: 2,
+        row_version: before.row_version + 1,
         updated_at: after.updated_at,
       })
       expect(await isDead(database, writer, issuedAt)).toBe(false)
