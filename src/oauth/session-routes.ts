@@ -139,7 +139,7 @@ function living(db: Db, kind: 'Session' | 'Grant') {
       'artifacts.expires_at',
     ])
     .where('artifacts.kind', '=', kind)
-    .where(sql<SqlBool>`artifacts.expires_at > now()`)
+    .where(sql<SqlBool>`artifacts.expires_at > now() AND artifacts.consumed_at IS NULL`)
     .where('users.account_status', '=', 'active')
     .whereRef('users.sign_in_version', '=', 'artifacts.sign_in_version')
 }

@@ -120,6 +120,7 @@ export function openStore({ db, directory, secretRing, settings }: StoreParts): 
         FROM artifacts a LEFT JOIN users u ON u.id = a.user_id
         WHERE a.kind = ${kind} AND a.id = ${artifactId(kind, id)} AND a.expires_at > now()
           AND (a.user_id IS NULL OR (u.account_status = 'active' AND u.sign_in_version = a.sign_in_version))
+          AND (a.kind <> 'Session' OR a.consumed_at IS NULL)
         ${lock}`.execute(requestDb(db))
       return rows[0] === undefined ? undefined : fromStorage(kind, rows[0], id)
     }
@@ -128,7 +129,7 @@ export function openStore({ db, directory, secretRing, settings }: StoreParts): 
       const { rows } = await sql<ArtifactRow>`
         SELECT a.payload, a.consumed_at AS "consumedAt", a.sign_in_version AS "signInVersion"
         FROM artifacts a JOIN users u ON u.id = a.user_id
-        WHERE a.kind = ${this.#kind} AND a.session_uid = ${uid} AND a.expires_at > now()
+        WHERE a.kind = ${this.#kind} AND a.session_uid = ${uid} AND a.expires_at > now() AND a.consumed_at IS NULL
           AND u.account_status = 'active' AND u.sign_in_version = a.sign_in_version`.execute(requestDb(db))
       return rows[0] === undefined ? undefined : fromStorage(this.#kind, rows[0])
     }
@@ -194,11 +195,22 @@ export function openStore({ db, directory, secretRing, settings }: StoreParts): 
       // The provider then revokes its family, by the family's lock; deleting this row first could deadlock with a refresh.
       if (kind === 'RefreshToken' && transaction !== undefined) return
       if (kind === 'AccessToken' && transaction !== undefined) return this.#revokeOpaqueToken(transaction, id)
+      if (kind === 'Session') return this.#putAside(id)
       await requestDb(db)
         .deleteFrom('artifacts')
         .where('kind', '=', kind)
         .where('id', '=', artifactId(kind, id))
         .execute()
+    }
+
+    /**
+     * A session that gets a new id is taken away under the old one, and then saved under the new one. Whoever ends it in
+     * between must find it, so that it does not come back; nobody else does.
+     */
+    async #putAside(id: string): Promise<void> {
+      await sql`
+        UPDATE artifacts SET consumed_at = now(), expires_at = least(expires_at, now() + interval '1 minute')
+        WHERE kind = 'Session' AND id = ${artifactId('Session', id)}`.execute(requestDb(db))
     }
 
     /** It alone: the provider then asks for the end of its family, in vain. */

@@ -606,7 +606,7 @@ async function endEverything(
     )
     RETURNING kind, id, session_uid, client_id`.execute(trx)
   // A session's own row goes by the hash of a cookie; its tokens know it by its `sid`.
-  const sessions = rows.flatMap(({ kind, session_uid: id }) => (kind === 'Session' ? [id] : []))
+  const sessions = [...new Set(rows.flatMap(({ kind, session_uid: id }) => (kind === 'Session' ? [id] : [])))]
   const grants = rows.flatMap(({ kind, id, client_id }) => (kind === 'Grant' ? [{ grant_id: id, client_id }] : []))
   const { token_version: tokenVersion } = user
   await writeAudit(trx, actor, {
