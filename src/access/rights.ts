@@ -128,9 +128,9 @@ export async function requireRightsOverClient(trx: Trx, actor: Actor, clientId: 
 /**
  * To be called before somebody stops being an administrator, in whatever way. Takes the role's lock, which is taken
  * before a person's everywhere, so that two administrators cannot remove each other at the same moment.
- * @throws Problem CONFLICT when nobody else would be left
+ * @throws Problem CONFLICT when nobody else would be left; AUTHORIZATION_ERROR instead for whoever may not do that anyway
  */
-export async function requireAnotherAdministrator(trx: Trx, userId: string): Promise<void> {
+export async function requireAnotherAdministrator(trx: Trx, actor: Actor, userId: string): Promise<void> {
   const { rows: is } = await sql`
     SELECT 1 FROM user_roles WHERE user_id = ${userId} AND role = ${administratorRole}`.execute(trx)
   if (is.length === 0) return
@@ -143,5 +143,7 @@ export async function requireAnotherAdministrator(trx: Trx, userId: string): Pro
     trx,
   )
   if (rows[0]?.isActive !== true || rows[0].others > 0) return
+  // With the role's lock held, nobody is given it or loses it meanwhile.
+  await requireRightsOver(trx, actor, userId)
   throw new Problem('CONFLICT', 'This is the last administrator: make another one first.')
 }

@@ -279,7 +279,7 @@ export async function assignRole(trx: Trx, actor: Actor, input: z.input<typeof a
 export async function unassignRole(trx: Trx, actor: Actor, input: z.input<typeof assignmentSchema>): Promise<boolean> {
   const { user_id, role } = parseInput(assignmentSchema, input)
   await lockRole(trx, role)
-  if (role === administratorRole) await requireAnotherAdministrator(trx, user_id)
+  if (role === administratorRole) await requireAnotherAdministrator(trx, actor, user_id)
   await lockUser(trx, user_id)
   await requireRightsOver(trx, actor, user_id)
   const { numDeletedRows } = await trx

@@ -211,7 +211,7 @@ export async function updateUser(trx: Trx, actor: Actor, input: UpdateUser): Pro
   await lockFamilies(trx, userId)
   // The role's lock comes before a person's, and whether it is needed is not known before the person is read.
   const mayLock = input.to(userDocument(await getUser(trx, userId))).is_active === false
-  if (mayLock) await requireAnotherAdministrator(trx, userId)
+  if (mayLock) await requireAnotherAdministrator(trx, actor, userId)
   const row = await lockUser(trx, userId)
   const before = userDocument(row)
   const after = { ...input.to(before) }
@@ -435,7 +435,7 @@ export async function disableUser(
   { userId, reason = 'the account was disabled' }: { readonly userId: string; readonly reason?: string | undefined },
 ): Promise<User> {
   await lockFamilies(trx, userId)
-  await requireAnotherAdministrator(trx, userId)
+  await requireAnotherAdministrator(trx, actor, userId)
   const user = await lockUser(trx, userId)
   if (user.account_status === 'disabled') return user
   await requireRightsOver(trx, actor, userId)
@@ -524,7 +524,7 @@ export async function deleteUser(
 ): Promise<void> {
   const consents = await forgetConsents(trx, userId)
   await lockFamilies(trx, userId)
-  await requireAnotherAdministrator(trx, userId)
+  await requireAnotherAdministrator(trx, actor, userId)
   const before = await lockUser(trx, userId)
   requireVersion(expectedVersions, before.row_version)
   await requireRightsOver(trx, actor, userId)
