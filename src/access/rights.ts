@@ -94,20 +94,33 @@ export async function requireRightsOfRole(trx: Trx, actor: Actor, role: string):
 /**
  * Refuses changes to somebody whose rights are greater: whoever sets an administrator's password is one. What people do
  * to themselves is theirs to do.
+ * @param options.at their rights at this resource alone count
  * @throws Problem AUTHORIZATION_ERROR
  */
-export async function requireRightsOver(trx: Trx, actor: Actor, userId: string): Promise<void> {
+export async function requireRightsOver(
+  trx: Trx,
+  actor: Actor,
+  userId: string,
+  options: { readonly at?: string } = {},
+): Promise<void> {
   if (actor.type === 'user' && actor.id === userId) return
   // Of somebody who is disabled the roles count all the same: they come back with the account.
   const { rows } = await sql<EffectivePermission>`
     SELECT DISTINCT rp.resource, rp.permission FROM user_roles ur JOIN role_permissions rp ON rp.role = ur.role
-    WHERE ur.user_id = ${userId}`.execute(trx)
-  const own = await rightsOf(trx, actor)
-  if (own === undefined || rows.every((permission) => own.has(keyOf(permission)))) return
+    WHERE ur.user_id = ${userId} ${options.at === undefined ? sql`` : sql`AND rp.resource = ${options.at}`}`.execute(
+    trx,
+  )
+  if (await hasRights(trx, actor, rows)) return
   throw new Problem(
     'AUTHORIZATION_ERROR',
     'This person may do more than you: somebody with their rights has to do that.',
   )
+}
+
+/** Whether the actor may do all of this. */
+export async function hasRights(trx: Trx, actor: Actor, permissions: readonly EffectivePermission[]): Promise<boolean> {
+  const own = await rightsOf(trx, actor)
+  return own === undefined || permissions.every((permission) => own.has(keyOf(permission)))
 }
 
 /**

@@ -256,6 +256,7 @@ export async function assignRole(trx: Trx, actor: Actor, input: z.input<typeof a
   if (role === everyoneRole)
     throw new Problem('CONFLICT', 'Everybody has this role already, without its being assigned.')
   await requireRightsOfRole(trx, actor, role)
+  await requireRightsOver(trx, actor, user_id)
   const { numInsertedOrUpdatedRows } = await trx
     .insertInto('user_roles')
     .values({ user_id, role })

@@ -113,7 +113,7 @@ function listEndpoints(parts: ManagementApiParts): readonly Endpoint[] {
   return [
     ...userRoutes(parts),
     ...roleRoutes({ cursors }),
-    ...sessionRoutes({ cursors, provider: () => oauth.provider(), onUnreachable }),
+    ...sessionRoutes({ issuer: config.issuer, cursors, provider: () => oauth.provider(), onUnreachable }),
     ...clientRoutes({ cursors }),
     ...resourceRoutes({ issuer: config.issuer, cursors }),
     ...keyRoutes({ encryption, rsaBits, publishAheadSeconds }),

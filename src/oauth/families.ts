@@ -5,7 +5,7 @@
  */
 import { sql } from 'kysely'
 import { writeAudit, type Actor } from '../audit/audit.ts'
-import type { Trx } from '../database/database.ts'
+import type { Db, Trx } from '../database/database.ts'
 import { revoke } from '../revocation/revocations.ts'
 
 export interface RevokeFamily {
@@ -41,6 +41,17 @@ export async function revokeFamily(trx: Trx, actor: Actor, { grantId, reason }: 
     details: { reason, before: grant },
   })
   return true
+}
+
+/** The person of a family; undefined when there is none. */
+export async function findOwnerOfFamily(db: Db, grantId: string): Promise<string | undefined> {
+  const row = await db
+    .selectFrom('artifacts')
+    .select('user_id')
+    .where('kind', '=', 'Grant')
+    .where('id', '=', grantId)
+    .executeTakeFirst()
+  return row?.user_id ?? undefined
 }
 
 /** Ends every family of a person at a client, on all devices. */

@@ -5,8 +5,10 @@
 import { sql, type SqlBool } from 'kysely'
 import type { Provider } from 'oidc-provider'
 import { z } from 'zod'
+import { requireRightsOver } from '../access/rights.ts'
 import { userParams } from '../access/routes.ts'
-import type { Db } from '../database/database.ts'
+import type { Actor } from '../audit/audit.ts'
+import type { Db, Trx } from '../database/database.ts'
 import type { CursorSigner } from '../http/cursor.ts'
 import { endpoint, holdersOf, holdersOrSelf, reply, type Endpoint } from '../http/endpoint.ts'
 import { filter, listOf } from '../http/list-query.ts'
@@ -15,10 +17,12 @@ import { readPage } from '../http/pagination.ts'
 import { textParameter } from '../http/query-parameters.ts'
 import { notFound } from '../problems.ts'
 import { findUser, revokeEverythingOfUser } from '../users/users.ts'
-import { revokeFamily } from './families.ts'
+import { findOwnerOfFamily, revokeFamily } from './families.ts'
+import { managementResourceId } from './own-entries.ts'
 import { endSession, tellClients } from './sessions.ts'
 
 export interface SessionRoutesParts {
+  readonly issuer: string
   readonly cursors: CursorSigner
   readonly provider: () => Provider
   /** told of a client that could not be reached with word of a session's end */
@@ -249,7 +253,13 @@ const revokedBody = z
 const sessions = 'Sessions'
 const grants = 'Grants'
 
-export function sessionRoutes({ cursors, provider, onUnreachable }: SessionRoutesParts): readonly Endpoint[] {
+export function sessionRoutes({ issuer, cursors, provider, onUnreachable }: SessionRoutesParts): readonly Endpoint[] {
+  /**
+   * Support signs people out whatever they may do elsewhere; but not those who may do more here, whom it could keep out for
+   * as long as it likes.
+   */
+  const requireMaySignOut = (trx: Trx, actor: Actor, userId: string) =>
+    requireRightsOver(trx, actor, userId, { at: managementResourceId(issuer) })
   return [
     endpoint({
       method: 'GET',
@@ -312,11 +322,11 @@ export function sessionRoutes({ cursors, provider, onUnreachable }: SessionRoute
       params: sessionParams,
       responses: { 204: null },
       async handle({ db, params, write }) {
-        if ((await findSession(db, params.session_id)) === undefined) {
-          throw notFound('session', params.session_id, '/v1/sessions')
-        }
+        const session = await findSession(db, params.session_id)
+        if (session === undefined) throw notFound('session', params.session_id, '/v1/sessions')
         let ended: Awaited<ReturnType<typeof endSession>>
         const done = await write(async (trx, actor) => {
+          await requireMaySignOut(trx, actor, session.user_id ?? '')
           ended = await endSession(trx, actor, { sessionUid: params.session_id, reason: 'ended at the management API' })
           if (ended === undefined) throw notFound('session', params.session_id, '/v1/sessions')
           return reply(204, undefined)
@@ -387,6 +397,8 @@ export function sessionRoutes({ cursors, provider, onUnreachable }: SessionRoute
       async handle({ params, write }) {
         return write(async (trx, actor) => {
           const reason = 'revoked at the management API'
+          const userId = await findOwnerOfFamily(trx, params.grant_id)
+          if (userId !== undefined) await requireMaySignOut(trx, actor, userId)
           if (!(await revokeFamily(trx, actor, { grantId: params.grant_id, reason }))) {
             throw notFound('grant', params.grant_id, '/v1/grants')
           }
@@ -408,6 +420,7 @@ export function sessionRoutes({ cursors, provider, onUnreachable }: SessionRoute
       responses: { 201: revokedBody },
       async handle({ params, body, write }) {
         return write(async (trx, actor) => {
+          await requireMaySignOut(trx, actor, params.user_id)
           const { ended } = await revokeEverythingOfUser(trx, actor, { userId: params.user_id, ...body })
           return reply(
             201,
