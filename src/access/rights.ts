@@ -15,6 +15,12 @@ export const administratorRole = 'administrator'
 /** Every person has it, without its being assigned: what it allows, everybody may. */
 export const everyoneRole = 'everyone'
 
+/** The client of the account pages: first-party, public, and never given more than `openid`. */
+export const accountClientId = 'latchkey-account'
+
+/** The client of the page that documents the API. */
+export const docsClientId = 'latchkey-docs'
+
 /** What a person may do. */
 export interface EffectivePermission {
   readonly resource: string
@@ -124,7 +130,8 @@ export async function hasRights(trx: Trx, actor: Actor, permissions: readonly Ef
 }
 
 /**
- * The same of an application: whoever gives it another address or secret acts as it does.
+ * Refuses changes to an application whose rights are greater: whoever gives it another address or secret acts as it does,
+ * and whoever ends what it has shuts it out.
  * @throws Problem AUTHORIZATION_ERROR
  */
 export async function requireRightsOverClient(trx: Trx, actor: Actor, clientId: string): Promise<void> {
@@ -133,9 +140,45 @@ export async function requireRightsOverClient(trx: Trx, actor: Actor, clientId: 
     .select(['resource', 'permission'])
     .where('client_id', '=', clientId)
     .execute()
-  const own = await rightsOf(trx, actor)
-  if (own === undefined || permissions.every((permission) => own.has(keyOf(permission)))) return
+  if (await hasRights(trx, actor, permissions)) return
   throw new Problem('AUTHORIZATION_ERROR', 'This client may do more than you: somebody with its rights has to do that.')
+}
+
+/**
+ * The clients of the provider itself are nobody's to change, not even at the command line: people sign in to their own
+ * pages here by them.
+ * @throws Problem CONFLICT
+ */
+export function refuseOwnClient(actor: Actor, clientId: string): void {
+  if (actor.type === 'system' || (clientId !== accountClientId && clientId !== docsClientId)) return
+  throw new Problem('CONFLICT', 'Clients of the provider itself stay as they are.')
+}
+
+/**
+ * Before a client is changed, or given what acts as it does.
+ * @throws Problem AUTHORIZATION_ERROR, CONFLICT for a client of the provider itself
+ */
+export async function requireMayChangeClient(trx: Trx, actor: Actor, clientId: string): Promise<void> {
+  refuseOwnClient(actor, clientId)
+  await requireRightsOverClient(trx, actor, clientId)
+}
+
+/**
+ * A first-party client acts for everybody who signs in, administrators too, without their being asked. Whoever makes one,
+ * or says where its codes are sent and how it gets tokens, could so do whatever they may: nobody but who may do that anyway.
+ * @throws Problem AUTHORIZATION_ERROR
+ */
+export async function requireRightsOverEverybody(trx: Trx, actor: Actor): Promise<void> {
+  const permissions = await trx
+    .selectFrom('role_permissions')
+    .select(['resource', 'permission'])
+    .where('role', '=', administratorRole)
+    .execute()
+  if (await hasRights(trx, actor, permissions)) return
+  throw new Problem(
+    'AUTHORIZATION_ERROR',
+    'A first-party client acts for everybody without their being asked: somebody with the rights of an administrator has to do that.',
+  )
 }
 
 /**

@@ -6,6 +6,7 @@
 import { createHash, randomBytes } from 'node:crypto'
 import { sql } from 'kysely'
 import { z } from 'zod'
+import { requireMayChangeClient, requireRightsOverClient } from '../access/rights.ts'
 import { writeAudit, type Actor } from '../audit/audit.ts'
 import type { Db, Trx } from '../database/database.ts'
 import { notFound, parseInput, Problem } from '../problems.ts'
@@ -43,8 +44,8 @@ export const createApiKeySchema = z.strictObject({
 
 /**
  * @returns with the key itself, which is in nobody's hands afterwards but the caller's
- * @throws Problem RESOURCE_NOT_FOUND for the client; VALIDATION_ERROR for a plan that does not exist, or an end that has
- *   passed
+ * @throws Problem RESOURCE_NOT_FOUND for the client, AUTHORIZATION_ERROR for one that may do more, CONFLICT for one of the
+ *   provider itself; VALIDATION_ERROR for a plan that does not exist, or an end that has passed
  */
 export async function createApiKey(
   trx: Trx,
@@ -59,6 +60,7 @@ export async function createApiKey(
     .forKeyShare()
     .executeTakeFirst()
   if (client === undefined) throw notFound('client', client_id, '/v1/clients')
+  await requireMayChangeClient(trx, actor, client_id)
   await requirePlan(trx, plan)
   await requireFuture(trx, expires_at)
   const key = `${valuePrefix}${randomBytes(32).toString('base64url')}`
@@ -84,10 +86,14 @@ export async function createApiKey(
   return { api_key: apiKey, key }
 }
 
-/** The key is refused from now on. What it did stays in the audit record. @throws Problem RESOURCE_NOT_FOUND */
+/**
+ * The key is refused from now on. What it did stays in the audit record.
+ * @throws Problem RESOURCE_NOT_FOUND; AUTHORIZATION_ERROR for one of a client that may do more
+ */
 export async function revokeApiKey(trx: Trx, actor: Actor, input: { api_key_id: string }): Promise<void> {
   const { api_key_id } = parseInput(z.strictObject({ api_key_id: z.string().min(1).max(64) }), input)
   const key = await getApiKey(trx, api_key_id)
+  await requireRightsOverClient(trx, actor, key.client_id)
   const { numDeletedRows } = await trx.deleteFrom('api_keys').where('id', '=', api_key_id).executeTakeFirstOrThrow()
   if (numDeletedRows === 0n) throw apiKeyNotFound(api_key_id)
   await writeAudit(trx, actor, {

@@ -6,6 +6,7 @@
  */
 import { sql, type Selectable } from 'kysely'
 import { z } from 'zod'
+import { hasRights, requireMayChangeClient, type EffectivePermission } from '../access/rights.ts'
 import { writeAudit, type Actor } from '../audit/audit.ts'
 import type { Changes } from '../database/changes.ts'
 import { openCopy } from '../database/copy.ts'
@@ -60,7 +61,8 @@ export interface PutPlanConditions {
  * Makes the plan, or replaces the one of that name as a whole. One that is the same already is left alone, whatever
  * version it is expected in: the change may have been made, and its answer lost.
  *
- * @throws Problem VALIDATION_ERROR; PRECONDITION_FAILED when it is not as `conditions` want it
+ * @throws Problem VALIDATION_ERROR; PRECONDITION_FAILED when it is not as `conditions` want it; AUTHORIZATION_ERROR when a
+ *   client is on it that may do more
  */
 export async function putPlan(
   trx: Trx,
@@ -89,6 +91,7 @@ export async function putPlan(
   if (before === undefined || mustNotExist) throw new Problem('PRECONDITION_FAILED')
   if (JSON.stringify(limitsOf(before)) === JSON.stringify(limitsOf(wanted))) return { plan: before, created: false }
   requireVersion(expectedVersions, before.row_version)
+  await requireRightsOverPlan(trx, actor, wanted.name)
   await trx
     .updateTable('usage_plans')
     .set((eb) => ({ ...columnsOf(wanted), row_version: eb('row_version', '+', 1), updated_at: sql<Date>`now()` }))
@@ -100,6 +103,20 @@ export async function putPlan(
     details: { before: limitsOf(before), after: limitsOf(wanted) },
   })
   return { plan: await getPlan(trx, wanted.name), created: false }
+}
+
+/** A limit that lets nobody through shuts out everybody who is on it. */
+async function requireRightsOverPlan(trx: Trx, actor: Actor, name: string): Promise<void> {
+  const { rows } = await sql<EffectivePermission>`
+    SELECT DISTINCT resource, permission FROM client_permissions
+    WHERE client_id IN (
+      SELECT id FROM clients WHERE plan = ${name} UNION SELECT client_id FROM api_keys WHERE plan = ${name}
+    )`.execute(trx)
+  if (await hasRights(trx, actor, rows)) return
+  throw new Problem(
+    'AUTHORIZATION_ERROR',
+    'A client on this plan may do more than you: somebody with its rights has to do that.',
+  )
 }
 
 /** @throws Problem RESOURCE_NOT_FOUND; CONFLICT while a client or an API key is on it */
@@ -136,7 +153,8 @@ const setClientPlanSchema = z.strictObject({ client_id: z.string().min(1).max(12
  * Puts a client on a plan, or on none.
  *
  * @returns false when it was on that one already
- * @throws Problem RESOURCE_NOT_FOUND for the client, VALIDATION_ERROR for the plan
+ * @throws Problem RESOURCE_NOT_FOUND for the client, AUTHORIZATION_ERROR for one that may do more, CONFLICT for one of the
+ *   provider itself; VALIDATION_ERROR for the plan
  */
 export async function setClientPlan(
   trx: Trx,
@@ -153,6 +171,7 @@ export async function setClientPlan(
     .executeTakeFirst()
   if (before === undefined) throw notFound('client', client_id, '/v1/clients')
   if (before.plan === plan) return false
+  await requireMayChangeClient(trx, actor, client_id)
   await requirePlan(trx, plan)
   await trx
     .updateTable('clients')

@@ -1,7 +1,6 @@
 /** `/v1/plans`, `/v1/api-keys`, the plan of a client, and `/v1/usage`: who still calls what. */
 import { sql, type SqlBool } from 'kysely'
 import { z } from 'zod'
-import { requireRightsOverClient } from '../access/rights.ts'
 import type { CursorSigner } from '../http/cursor.ts'
 import { endpoint, holdersOf, reply, type Endpoint } from '../http/endpoint.ts'
 import { filter, listOf } from '../http/list-query.ts'
@@ -264,6 +263,7 @@ export function meteringRoutes({ cursors }: MeteringRoutesParts): readonly Endpo
       params: clientParams,
       body: setClientPlanBody,
       responses: { 200: clientPlanBody },
+      problems: ['CONFLICT'],
       async handle({ params, body, write }) {
         return write(async (trx, actor) => {
           await setClientPlan(trx, actor, { client_id: params.client_id, plan: body.plan })
@@ -298,10 +298,9 @@ export function meteringRoutes({ cursors }: MeteringRoutesParts): readonly Endpo
       access: holdersOf('clients:write'),
       body: createKeyBody,
       responses: { 201: newKeyBody },
-      problems: ['RESOURCE_NOT_FOUND'],
+      problems: ['RESOURCE_NOT_FOUND', 'CONFLICT'],
       async handle({ body, write }) {
         return write(async (trx, actor) => {
-          await requireRightsOverClient(trx, actor, body.client_id)
           const { api_key: key, key: value } = await createApiKey(trx, actor, body)
           const headers = { Location: `/v1/api-keys/${key.api_key_id}` }
           return reply(201, { ...describeKey(key), api_key: value }, { headers })

@@ -1,14 +1,12 @@
 /** `/v1/clients`: registered applications, and their secrets, which are shown once. */
 import { sql, type SqlBool } from 'kysely'
 import { z } from 'zod'
-import { requireRightsOverClient } from '../access/rights.ts'
 import type { CursorSigner } from '../http/cursor.ts'
 import { endpoint, holdersOf, reply, type Endpoint } from '../http/endpoint.ts'
 import { filter, listOf } from '../http/list-query.ts'
 import { pageBody } from '../http/page-body.ts'
 import { readPage } from '../http/pagination.ts'
 import { booleanParameter, textParameter } from '../http/query-parameters.ts'
-import { Problem } from '../problems.ts'
 import {
   changeClient,
   clientDocumentSchema,
@@ -24,7 +22,6 @@ import {
   withSecretsAndPermissions,
   type Client,
 } from './clients.ts'
-import { accountClientId, docsClientId } from './own-entries.ts'
 
 export interface ClientRoutesParts {
   readonly cursors: CursorSigner
@@ -274,6 +271,7 @@ export function clientRoutes({ cursors }: ClientRoutesParts): readonly Endpoint[
       body: replaceBody,
       isVersioned: true,
       responses: { 200: clientBody },
+      problems: ['CONFLICT'],
       async handle({ params, body, expectedVersions, write }) {
         return write(async (trx, actor) => {
           const client = await changeClient(trx, actor, {
@@ -299,6 +297,7 @@ export function clientRoutes({ cursors }: ClientRoutesParts): readonly Endpoint[
       mergePatch: mergeBody,
       isVersioned: true,
       responses: { 200: clientBody },
+      problems: ['CONFLICT'],
       async handle({ params, patched, expectedVersions, write }) {
         return write(async (trx, actor) => {
           const client = await changeClient(trx, actor, { id: params.client_id, expectedVersions, to: patched })
@@ -318,12 +317,7 @@ export function clientRoutes({ cursors }: ClientRoutesParts): readonly Endpoint[
       responses: { 204: null },
       problems: ['CONFLICT'],
       async handle({ params, expectedVersions, write }) {
-        // People sign in to their own pages here by it.
-        if (params.client_id === accountClientId || params.client_id === docsClientId) {
-          throw new Problem('CONFLICT', 'Clients of the provider itself stay.')
-        }
         return write(async (trx, actor) => {
-          await requireRightsOverClient(trx, actor, params.client_id)
           await deleteClient(trx, actor, { id: params.client_id, expectedVersions })
           return reply(204, undefined)
         })
@@ -379,7 +373,6 @@ export function clientRoutes({ cursors }: ClientRoutesParts): readonly Endpoint[
       problems: ['CONFLICT'],
       async handle({ params, body, write }) {
         return write(async (trx, actor) => {
-          await requireRightsOverClient(trx, actor, params.client_id)
           const { client, secret } = await rotateClientSecret(trx, actor, { id: params.client_id, ...body })
           const made = client.secrets.at(-1)
           if (made === undefined) throw new Error('a secret was made and is not there')
@@ -402,9 +395,9 @@ export function clientRoutes({ cursors }: ClientRoutesParts): readonly Endpoint[
         secret_id: z.string().min(1).max(128).meta({ description: 'The secret', example: 'sec_8Jd0aPq2LmXz' }),
       }),
       responses: { 204: null },
+      problems: ['CONFLICT'],
       async handle({ params, write }) {
         return write(async (trx, actor) => {
-          await requireRightsOverClient(trx, actor, params.client_id)
           await revokeClientSecret(trx, actor, { id: params.client_id, secret_id: params.secret_id })
           return reply(204, undefined)
         })

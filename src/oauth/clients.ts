@@ -10,7 +10,13 @@ import { createHash, randomBytes, timingSafeEqual } from 'node:crypto'
 import { isDeepStrictEqual } from 'node:util'
 import { sql, type Selectable } from 'kysely'
 import { z } from 'zod'
-import { requireOwnRights, requireRightsOverClient } from '../access/rights.ts'
+import {
+  refuseOwnClient,
+  requireMayChangeClient,
+  requireOwnRights,
+  requireRightsOverClient,
+  requireRightsOverEverybody,
+} from '../access/rights.ts'
 import { permissionSchema, requirePermissions, type Permission } from '../access/roles.ts'
 import { writeAudit, type Actor } from '../audit/audit.ts'
 import type { Db, Trx } from '../database/database.ts'
@@ -86,8 +92,23 @@ export const createClientSchema = z.strictObject({
 export const updateClientSchema = z.strictObject({ ...z.strictObject(metadata).partial().shape, id: clientId })
 
 /**
+ * How people's codes and tokens come to a client, and how it proves who it is. Of one that people are not asked about,
+ * whoever changes these says who acts for everybody.
+ */
+const credentialFields = [
+  'redirect_uris',
+  'grant_types',
+  'jwks',
+  'jwks_uri',
+  'require_pkce',
+  'require_pushed_authorization_requests',
+  'dpop_bound_access_tokens',
+] as const satisfies readonly (keyof ClientMetadata)[]
+
+/**
  * @returns with the secret, for a client that has one
- * @throws Problem when the metadata is not consistent, a permission or resource does not exist, or the id is taken
+ * @throws Problem when the metadata is not consistent, a permission or resource does not exist, or the id is taken; when
+ *   it is first-party, or may do something, beyond the actor's own rights
  * @example
  * const { client, secret } = await createClient(trx, actor, {
  *   type: 'machine',
@@ -100,30 +121,12 @@ export async function createClient(
   actor: Actor,
   input: z.input<typeof createClientSchema>,
 ): Promise<{ readonly client: Client; readonly secret?: string }> {
-  const { type, id: chosenId, permissions: asked, ...given } = parseInput(createClientSchema, input)
-  const id = chosenId ?? `cli_${randomBytes(16).toString('base64url')}`
-  const isPublic = type === 'spa' || type === 'native'
-  const client: ClientMetadata = {
-    name: given.name,
-    application_type: type === 'native' ? 'native' : 'web',
-    token_endpoint_auth_method: given.token_endpoint_auth_method ?? (isPublic ? 'none' : 'client_secret_basic'),
-    grant_types:
-      given.grant_types ?? (type === 'machine' ? ['client_credentials'] : ['authorization_code', 'refresh_token']),
-    redirect_uris: given.redirect_uris ?? [],
-    post_logout_redirect_uris: given.post_logout_redirect_uris ?? [],
-    backchannel_logout_uri: given.backchannel_logout_uri ?? null,
-    jwks: given.jwks ?? null,
-    jwks_uri: given.jwks_uri ?? null,
-    client_uri: given.client_uri ?? null,
-    logo_uri: given.logo_uri ?? null,
-    policy_uri: given.policy_uri ?? null,
-    tos_uri: given.tos_uri ?? null,
-    first_party: given.first_party ?? false,
-    require_pkce: given.require_pkce ?? true,
-    require_pushed_authorization_requests: given.require_pushed_authorization_requests ?? false,
-    dpop_bound_access_tokens: given.dpop_bound_access_tokens ?? false,
-    default_resource: given.default_resource ?? null,
-  }
+  const parsed = parseInput(createClientSchema, input)
+  const { type, permissions: asked } = parsed
+  const id = parsed.id ?? `cli_${randomBytes(16).toString('base64url')}`
+  refuseOwnClient(actor, id)
+  const isPublic = isPublicType(type)
+  const client = newMetadata(parsed)
   const authMismatch = (client.token_endpoint_auth_method === 'none') !== isPublic
   refuseInconsistent([
     ...(authMismatch
@@ -142,6 +145,7 @@ export async function createClient(
   await requireResource(trx, client.default_resource)
   await requirePermissions(trx, asked)
   await requireOwnRights(trx, actor, asked)
+  if (client.first_party) await requireRightsOverEverybody(trx, actor)
   const { numInsertedOrUpdatedRows } = await trx
     .insertInto('clients')
     .values({ id, ...columns(client) })
@@ -164,17 +168,67 @@ export async function createClient(
   return secret === undefined ? { client: created } : { client: created, secret }
 }
 
+function isPublicType(type: ClientType): boolean {
+  return type === 'spa' || type === 'native'
+}
+
+/** With the default of everything that was left out. */
+function newMetadata({ type, ...given }: z.output<typeof createClientSchema>): ClientMetadata {
+  return {
+    name: given.name,
+    application_type: type === 'native' ? 'native' : 'web',
+    token_endpoint_auth_method:
+      given.token_endpoint_auth_method ?? (isPublicType(type) ? 'none' : 'client_secret_basic'),
+    grant_types:
+      given.grant_types ?? (type === 'machine' ? ['client_credentials'] : ['authorization_code', 'refresh_token']),
+    redirect_uris: given.redirect_uris ?? [],
+    post_logout_redirect_uris: given.post_logout_redirect_uris ?? [],
+    backchannel_logout_uri: given.backchannel_logout_uri ?? null,
+    jwks: given.jwks ?? null,
+    jwks_uri: given.jwks_uri ?? null,
+    client_uri: given.client_uri ?? null,
+    logo_uri: given.logo_uri ?? null,
+    policy_uri: given.policy_uri ?? null,
+    tos_uri: given.tos_uri ?? null,
+    first_party: given.first_party ?? false,
+    require_pkce: given.require_pkce ?? true,
+    require_pushed_authorization_requests: given.require_pushed_authorization_requests ?? false,
+    dpop_bound_access_tokens: given.dpop_bound_access_tokens ?? false,
+    default_resource: given.default_resource ?? null,
+  }
+}
+
+/** Whether a client is exactly what `createClient` would make of this: nothing was changed, added or taken away. */
+export function isAsCreated(client: Client, input: z.input<typeof createClientSchema>): boolean {
+  const parsed = parseInput(createClientSchema, input)
+  const asked = new Set(parsed.permissions.map(keyOf))
+  return (
+    client.status === 'active' &&
+    client.plan === null &&
+    isDeepStrictEqual(metadataOf(client), newMetadata(parsed)) &&
+    client.permissions.length === asked.size &&
+    client.permissions.every((permission) => asked.has(keyOf(permission)))
+  )
+}
+
+const keyOf = ({ resource, permission }: Permission) => JSON.stringify([resource, permission])
+
 /**
  * Changes what is given and leaves the rest; the whole is judged anew.
- * @throws Problem when there is no such client, or when the metadata would not be consistent
+ * @throws Problem when there is no such client, when the metadata would not be consistent, and AUTHORIZATION_ERROR beyond
+ *   the actor's own rights
  */
 export async function updateClient(trx: Trx, actor: Actor, input: z.input<typeof updateClientSchema>): Promise<Client> {
   const { id, ...given } = parseInput(updateClientSchema, input)
   const before = await lockClient(trx, id)
+  await requireMayChangeClient(trx, actor, id)
   const changes = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined))
   const after: ClientMetadata = { ...metadataOf(before), ...changes }
   refuseInconsistent(findInconsistencies(after))
   await requireResource(trx, after.default_resource)
+  const isOpenedAnew =
+    !before.first_party || credentialFields.some((name) => !isDeepStrictEqual(before[name], after[name]))
+  if (after.first_party && isOpenedAnew) await requireRightsOverEverybody(trx, actor)
   await trx
     .updateTable('clients')
     .set((eb) => ({ ...columns(after), row_version: eb('row_version', '+', 1), updated_at: sql<Date>`now()` }))
@@ -199,7 +253,7 @@ export async function updateClient(trx: Trx, actor: Actor, input: z.input<typeof
 /**
  * Replaces all that the client may ask for. Losing something ends its access tokens, and people are asked again should
  * it come back.
- * @throws Problem when there is no such client or permission
+ * @throws Problem when there is no such client or permission, and AUTHORIZATION_ERROR beyond the actor's own rights
  */
 export async function setClientPermissions(
   trx: Trx,
@@ -208,10 +262,13 @@ export async function setClientPermissions(
 ): Promise<Client> {
   const { id, permissions: asked } = parseInput(z.strictObject({ id: clientId, permissions }), input)
   const before = await lockClient(trx, id)
+  await requireMayChangeClient(trx, actor, id)
   await requirePermissions(trx, asked)
-  const key = ({ resource, permission }: Permission) => JSON.stringify([resource, permission])
-  const kept = new Set(asked.map(key))
-  const removed = before.permissions.filter((permission) => !kept.has(key(permission)))
+  const [had, kept] = [new Set(before.permissions.map(keyOf)), new Set(asked.map(keyOf))]
+  const gained = asked.filter((permission) => !had.has(keyOf(permission)))
+  await requireOwnRights(trx, actor, gained)
+  if (before.first_party && gained.length > 0) await requireRightsOverEverybody(trx, actor)
+  const removed = before.permissions.filter((permission) => !kept.has(keyOf(permission)))
   for (const { resource, permission } of removed) {
     await trx
       .deleteFrom('client_permissions')
@@ -309,19 +366,12 @@ export async function changeClient(
   const changed = (Object.keys(rest) as (keyof typeof rest)[]).filter(
     (name) => !isDeepStrictEqual(before[name], rest[name]),
   )
-  const key = ({ resource, permission }: Permission) => JSON.stringify([resource, permission])
-  const [had, has] = [new Set(before.permissions?.map(key)), new Set(asked.map(key))]
+  const [had, has] = [new Set(before.permissions?.map(keyOf)), new Set(asked.map(keyOf))]
   const hasOthers = had.size !== has.size || [...has].some((permission) => !had.has(permission))
   const isSame = changed.length === 0 && !hasOthers && isActive === before.is_active
   if (isSame && input.isReplacement === true) return row
   requireVersion(input.expectedVersions, row.row_version)
   if (isSame) return row
-  await requireRightsOverClient(trx, actor, id)
-  await requireOwnRights(
-    trx,
-    actor,
-    asked.filter((permission) => !had.has(key(permission))),
-  )
   if (changed.length > 0) {
     await updateClient(trx, actor, { id, ...Object.fromEntries(changed.map((name) => [name, rest[name]])) })
   }
@@ -340,6 +390,7 @@ export async function disableClient(trx: Trx, actor: Actor, input: { id: string 
   const { id } = parseInput(z.strictObject({ id: clientId }), input)
   const before = await lockClient(trx, id)
   if (before.status === 'disabled') return before
+  await requireMayChangeClient(trx, actor, id)
   await trx.updateTable('clients').set({ status: 'disabled' }).where('id', '=', id).execute()
   await touchClient(trx, id)
   const { families } = await endEverything(trx, actor, { id, reason: 'client disabled' })
@@ -356,6 +407,7 @@ export async function enableClient(trx: Trx, actor: Actor, input: { id: string }
   const { id } = parseInput(z.strictObject({ id: clientId }), input)
   const before = await lockClient(trx, id)
   if (before.status === 'active') return before
+  await requireMayChangeClient(trx, actor, id)
   await trx.updateTable('clients').set({ status: 'active' }).where('id', '=', id).execute()
   await touchClient(trx, id)
   await writeAudit(trx, actor, {
@@ -383,6 +435,8 @@ export async function revokeEverythingOfClient(
 ): Promise<{ readonly client: Client; readonly families: number }> {
   const { id, reason } = parseInput(revokeSchema, input)
   await lockClient(trx, id)
+  // Of the provider's own clients too: they stay as they are, and what was got by them may have been stolen.
+  await requireRightsOverClient(trx, actor, id)
   const { families, tokenVersion } = await endEverything(trx, actor, { id, reason })
   await touchClient(trx, id)
   await writeAudit(trx, actor, {
@@ -410,6 +464,7 @@ export async function deleteClient(
 ): Promise<void> {
   const { id } = parseInput(z.object({ id: clientId }), input)
   const before = await lockClient(trx, id)
+  await requireMayChangeClient(trx, actor, id)
   requireVersion(input.expectedVersions, before.row_version)
   const beneath = await findBeneath(trx, id)
   const { families } = await endEverything(trx, actor, { id, reason: 'client deleted' })
@@ -427,7 +482,7 @@ export async function deleteClient(
  */
 export async function addClientSecret(trx: Trx, actor: Actor, input: { id: string }): Promise<ClientWithSecret> {
   const { id } = parseInput(z.strictObject({ id: clientId }), input)
-  const before = await lockSecrets(trx, id)
+  const before = await lockSecrets(trx, actor, id)
   if (before.secrets.length >= 2) {
     throw new Problem('CONFLICT', `Client ${id} has two secrets already: revoke one of them first, or rotate.`)
   }
@@ -458,7 +513,7 @@ export async function rotateClientSecret(
   input: z.input<typeof rotateSchema>,
 ): Promise<ClientWithSecret> {
   const { id, overlap_seconds } = parseInput(rotateSchema, input)
-  const before = await lockSecrets(trx, id)
+  const before = await lockSecrets(trx, actor, id)
   if (overlap_seconds === 0) await endClientTokens(trx, actor, { id, reason: 'client secret revoked' })
   const ended = overlap_seconds === 0 ? before.secrets : before.secrets.slice(0, -1)
   for (const secret of ended) await trx.deleteFrom('client_secrets').where('id', '=', secret.id).execute()
@@ -484,6 +539,7 @@ export async function revokeClientSecret(
   const schema = z.strictObject({ id: clientId, secret_id: z.string().min(1).max(128) })
   const { id, secret_id } = parseInput(schema, input)
   const before = await lockClient(trx, id)
+  await requireMayChangeClient(trx, actor, id)
   const { numDeletedRows } = await trx
     .deleteFrom('client_secrets')
     .where('client_id', '=', id)
@@ -656,8 +712,11 @@ async function lockClient(trx: Trx, id: string): Promise<Client> {
   return getClient(trx, id)
 }
 
-async function lockSecrets(trx: Trx, id: string): Promise<Client> {
+/** For whoever makes a new one, and with it is the client. */
+async function lockSecrets(trx: Trx, actor: Actor, id: string): Promise<Client> {
   const client = await lockClient(trx, id)
+  await requireMayChangeClient(trx, actor, id)
+  if (client.first_party) await requireRightsOverEverybody(trx, actor)
   if (client.token_endpoint_auth_method !== 'client_secret_basic') {
     throw new Problem(
       'CONFLICT',

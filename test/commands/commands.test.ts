@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest'
 import type { Client } from '../../src/oauth/clients.ts'
+import { ensureOwnEntries } from '../../src/oauth/own-entries.ts'
 import { eachDatabase } from '../support/databases.ts'
 import { json, latchkey } from './running.ts'
 
@@ -237,6 +238,34 @@ eachDatabase((open) => {
       const jwk = { kty: 'OKP', crv: 'Ed25519', x: '11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo' }
       const made = await json(database, args, JSON.stringify({ keys: [jwk] }))
       expect(made).toMatchObject({ token_endpoint_auth_method: 'private_key_jwt', jwks: { keys: [jwk] }, secrets: [] })
+    })
+
+    it('changes nothing of those of the provider itself, and registers none under their names', async () => {
+      const database = await open()
+      await ensureOwnEntries(database.db, 'https://id.example')
+      for (const id of ['latchkey-account', 'latchkey-docs']) {
+        const before = (await latchkey(database, ['clients', 'show', id, '--json'])).out
+        for (const args of [
+          ['clients', 'disable', id],
+          ['clients', 'delete', id, '--yes'],
+          ['clients', 'rotate-secret', id],
+          ['clients', 'revoke-secret', id, 'sec_none'],
+          ['clients', 'set-permissions', id, 'users:read@https://id.example/v1'],
+          ['clients', 'create', 'Another', '--type', 'machine', '--id', id],
+          ['plans', 'assign', id, 'Nothing'],
+          ['api-keys', 'create', id, 'A key'],
+        ]) {
+          const { exitCode, err } = await latchkey(database, args)
+          expect([args, exitCode, err]).toEqual([
+            args,
+            1,
+            expect.stringContaining('Clients of the provider itself stay as they are.'),
+          ])
+        }
+        expect((await latchkey(database, ['clients', 'show', id, '--json'])).out).toBe(before)
+        // What was got by them may have been stolen.
+        expect(await json(database, ['clients', 'revoke', id])).toEqual({ client_id: id, ended: { grants: 0 } })
+      }
     })
 
     it('disables and enables, replaces permissions, and revokes a secret', async () => {

@@ -41,6 +41,8 @@ const ownResource: (world: World) => { resource_id: string } = ({ api }) => ({
   resource_id: `${api.provider.issuer}/v1`,
 })
 
+const ownClient = { client_id: 'latchkey-account' }
+
 async function emailOf({ api, targets }: World): Promise<string> {
   const { body } = await api.call(`/v1/users/${await targets.user()}`)
   return body['email'] as string
@@ -126,16 +128,22 @@ export const scenarios: Readonly<Record<string, Scenarios>> = {
     409: bodyOf(() => ({ client_id: 'console', type: 'machine', name: 'Nightly report' })),
   },
   getClient: { 200: none },
-  replaceClient: { 200: bodyOf(({ unique }) => ({ name: unique('client'), grant_types: ['client_credentials'] })) },
-  updateClient: { 200: bodyOf(({ unique }) => ({ name: unique('client') })) },
-  deleteClient: { 204: none, 409: () => ({ parameters: { client_id: 'latchkey-account' } }) },
+  replaceClient: {
+    200: bodyOf(({ unique }) => ({ name: unique('client'), grant_types: ['client_credentials'] })),
+    409: () => ({ parameters: ownClient, body: { name: 'Mine', grant_types: ['client_credentials'] } }),
+  },
+  updateClient: {
+    200: bodyOf(({ unique }) => ({ name: unique('client') })),
+    409: () => ({ parameters: ownClient, body: { is_active: false } }),
+  },
+  deleteClient: { 204: none, 409: () => ({ parameters: ownClient }) },
   revokeClient: { 201: reason },
   listClientSecrets: { 200: none },
   rotateClientSecret: {
     201: bodyOf(() => ({ overlap_seconds: 60 })),
-    409: () => ({ parameters: { client_id: 'latchkey-account' }, body: {} }),
+    409: () => ({ parameters: ownClient, body: {} }),
   },
-  revokeClientSecret: { 204: none },
+  revokeClientSecret: { 204: none, 409: () => ({ parameters: { ...ownClient, secret_id: 'sec_none' } }) },
   listResources: { 200: () => ({ query: 'limit=1' }) },
   getResource: { 200: (world) => ({ parameters: ownResource(world) }) },
   putResource: {
@@ -172,7 +180,10 @@ export const scenarios: Readonly<Record<string, Scenarios>> = {
       return { parameters: { name } }
     },
   },
-  setPlanOfClient: { 200: async ({ targets }) => ({ body: { plan: await targets.plan() } }) },
+  setPlanOfClient: {
+    200: async ({ targets }) => ({ body: { plan: await targets.plan() } }),
+    409: async ({ targets }) => ({ parameters: ownClient, body: { plan: await targets.plan() } }),
+  },
   listApiKeys: { 200: async ({ targets }) => ({ query: `client_id=${(await targets.client()).client_id}` }) },
   createApiKey: {
     201: async ({ targets }) => ({
@@ -183,6 +194,7 @@ export const scenarios: Readonly<Record<string, Scenarios>> = {
       },
     }),
     404: bodyOf(({ unique }) => ({ client_id: unique('nobody'), name: 'The old appliance' })),
+    409: bodyOf(() => ({ ...ownClient, name: 'The old appliance' })),
   },
   getApiKey: { 200: none },
   revokeApiKey: { 204: none },
