@@ -3,18 +3,14 @@
  * go with it, and the clients by which people sign in to their own pages here and to the page that documents the API.
  */
 import { sql } from 'kysely'
-import { administratorRole, everyoneRole } from '../access/rights.ts'
+import { accountClientId, administratorRole, docsClientId, everyoneRole } from '../access/rights.ts'
 import { createRole, findRole, grantPermission } from '../access/roles.ts'
 import { systemActor } from '../audit/audit.ts'
 import type { Db, Trx } from '../database/database.ts'
-import { createClient, findClient, updateClient } from './clients.ts'
+import { createClient, deleteClient, findClient, isAsCreated } from './clients.ts'
 import { createResource, findResource, updateResource } from './resources.ts'
 
-/** The client of the account pages: first-party, public, and never given more than `openid`. */
-export const accountClientId = 'latchkey-account'
-
-/** The client of the page that documents the API, and where it is sent back to. */
-export const docsClientId = 'latchkey-docs'
+/** Where the page that documents the API is sent back to. */
 export const docsCallbackPath = '/docs/oauth2-redirect.html'
 
 /** The management API's audience: a resource of the issuer's own. */
@@ -70,7 +66,7 @@ export const signalsPermission = 'signals:receive'
 
 const ownEntriesLock = 0x1a7c_0012
 
-/** Registers what is missing and leaves the rest alone; any number of processes may do so at once. */
+/** Registers what is missing and mends our clients; any number of processes may do so at once. */
 export async function ensureOwnEntries(db: Db, issuer: string): Promise<void> {
   await db.transaction().execute(async (trx) => {
     await sql`SELECT pg_advisory_xact_lock(${ownEntriesLock})`.execute(trx)
@@ -121,19 +117,14 @@ async function ensureManagementResource(trx: Trx, id: string): Promise<void> {
 }
 
 async function ensureAccountClient(trx: Trx, redirectUri: string): Promise<void> {
-  const client = await findClient(trx, accountClientId)
-  if (client === undefined) {
-    await createClient(trx, systemActor, {
-      id: accountClientId,
-      type: 'spa',
-      name: 'Your account',
-      first_party: true,
-      grant_types: ['authorization_code'],
-      redirect_uris: [redirectUri],
-    })
-  } else if (!client.redirect_uris.includes(redirectUri)) {
-    await updateClient(trx, systemActor, { id: accountClientId, redirect_uris: [redirectUri] })
-  }
+  await ensureOwnClient(trx, {
+    id: accountClientId,
+    type: 'spa',
+    name: 'Your account',
+    first_party: true,
+    grant_types: ['authorization_code'],
+    redirect_uris: [redirectUri],
+  })
 }
 
 /**
@@ -141,21 +132,26 @@ async function ensureAccountClient(trx: Trx, redirectUri: string): Promise<void>
  * do for them; their roles bound it.
  */
 async function ensureDocsClient(trx: Trx, issuer: string): Promise<void> {
-  const redirectUris = [`${issuer}${docsCallbackPath}`]
-  const client = await findClient(trx, docsClientId)
-  if (client === undefined) {
-    await createClient(trx, systemActor, {
-      id: docsClientId,
-      type: 'spa',
-      name: 'API documentation',
-      grant_types: ['authorization_code'],
-      redirect_uris: redirectUris,
-      permissions: managementPermissions.map(([permission]) => ({
-        resource: managementResourceId(issuer),
-        permission,
-      })),
-    })
-  } else if (client.redirect_uris[0] !== redirectUris[0]) {
-    await updateClient(trx, systemActor, { id: docsClientId, redirect_uris: redirectUris })
-  }
+  await ensureOwnClient(trx, {
+    id: docsClientId,
+    type: 'spa',
+    name: 'API documentation',
+    grant_types: ['authorization_code'],
+    redirect_uris: [`${issuer}${docsCallbackPath}`],
+    permissions: managementPermissions.map(([permission]) => ({ resource: managementResourceId(issuer), permission })),
+  })
+}
+
+/**
+ * One that differs in anything is made anew. No function of ours changes it, so it was an older version, or somebody at the
+ * database; whatever came of that goes with it: tokens, what people agreed to, API keys.
+ */
+async function ensureOwnClient(
+  trx: Trx,
+  client: Parameters<typeof createClient>[2] & { readonly id: string },
+): Promise<void> {
+  const found = await findClient(trx, client.id)
+  if (found !== undefined && isAsCreated(found, client)) return
+  if (found !== undefined) await deleteClient(trx, systemActor, { id: client.id })
+  await createClient(trx, systemActor, client)
 }
