@@ -12,8 +12,9 @@ import type { AccessTokenClaims } from '../caller.ts'
 import { halfSipHash } from './half-sip-hash.ts'
 
 /**
- * What an entry speaks of. `user` and `client` are dead up to a moment, `version` (of a user) up to a number; of the
- * others, all is dead. `client-version` spares from the entry of the client those of its own tokens that came after it.
+ * What an entry speaks of. `user`, `client` and `client-people` are dead up to a moment, `version` (of a user) and
+ * `client-version` up to a number; of the others, all is dead. A client's tokens are its own (`sub` is its `client_id`)
+ * or held for people: `client` speaks of both, `client-version` of its own, `client-people` of the others.
  */
 export const REVOKED_KINDS = [
   'token',
@@ -23,6 +24,7 @@ export const REVOKED_KINDS = [
   'version',
   'client',
   'client-version',
+  'client-people',
   'key',
 ] as const
 
@@ -34,8 +36,8 @@ export interface RevokedEntry {
   /** `jti`, `sid`, `grant_id`, `sub`, `client_id` or `kid`. */
   readonly id: string
   /**
-   * `version`, `client-version`: the lowest `token_version` that still counts. `user`, `client`: seconds since 1970; tokens issued then
-   * or before are dead. The others have none: all is dead, whenever it was issued.
+   * `version`, `client-version`: the lowest `token_version` that still counts. `user`, `client`, `client-people`: seconds
+   * since 1970; tokens issued then or before are dead. The others have none: all is dead, whenever it was issued.
    */
   readonly limit?: number
   /** Seconds since 1970: when no token is left that the entry speaks of. */
@@ -58,6 +60,7 @@ const BITS: Readonly<Record<RevokedKind, number>> = {
   client: 32,
   key: 64,
   'client-version': 128,
+  'client-people': 256,
 }
 const LAST = 0xffff_ffff
 const MIN_CAPACITY = 1024
@@ -130,14 +133,20 @@ export class RevocationTable {
     if (this.size === 0) return false
     const { jti, sub, client_id: clientId, sid, grant_id: grantId, token_version: version } = claims
     const issuedAt = Math.floor(claims.iat)
+    // A token that names no version is older than any.
+    const known = typeof version === 'number' ? version : -1
     return (
       this.#limit('token', jti, now) >= issuedAt ||
       this.#limit('session', sid, now) >= issuedAt ||
       this.#limit('grant', grantId, now) >= issuedAt ||
-      // A token that names no version is older than any.
-      this.#limit('version', sub, now) > (typeof version === 'number' ? version : -1) ||
+      this.#limit('version', sub, now) > known ||
       this.#limit('user', sub, now) >= issuedAt ||
-      (this.#limit('client', clientId, now) >= issuedAt && !this.#isLaterClient(claims, now)) ||
+      this.#limit('client', clientId, now) >= issuedAt ||
+      // Its own are known by their version alone: one may be issued, at a later second even, while the change that kills
+      // it is not committed yet.
+      (sub === clientId
+        ? this.#limit('client-version', clientId, now) > known
+        : this.#limit('client-people', clientId, now) >= issuedAt) ||
       this.#limit('key', kid, now) >= issuedAt
     )
   }
@@ -161,13 +170,6 @@ export class RevocationTable {
       this.#cursor = (this.#cursor + 1) & this.#mask
       if (this.#cursor === 0 && this.#mask >= MIN_CAPACITY && this.size * 8 <= this.#mask) this.#rebuild(now)
     }
-  }
-
-  /** Whether it is a client's own token that it got after its last revocation, in the same second perhaps. */
-  #isLaterClient({ sub, client_id: clientId, token_version: version }: AccessTokenClaims, now: number): boolean {
-    if (sub !== clientId || typeof version !== 'number') return false
-    const least = this.#limit('client-version', clientId, now)
-    return least !== -1 && version >= least
   }
 
   /** What is dead of a subject; -1 for nothing. */

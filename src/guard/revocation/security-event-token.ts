@@ -166,11 +166,11 @@ function revokedBy(
   const client = opaque(subject['application'])
   // With a user beside it, it would be some of the client's tokens, and there is no entry for those.
   if (client === undefined || !isOnly(subject, 'application')) return []
-  const dead: RevokedEntry = { kind: 'client', id: client, limit: happenedAt, expiresAt: until }
-  // What is spared comes last: if only the first is heard of, too much is dead, not too little.
-  return version === undefined
-    ? [dead]
-    : [dead, { kind: 'client-version', id: client, limit: version, expiresAt: until }]
+  if (version === undefined) return [{ kind: 'client', id: client, limit: happenedAt, expiresAt: until }]
+  return [
+    { kind: 'client-version', id: client, limit: version, expiresAt: until },
+    { kind: 'client-people', id: client, limit: happenedAt, expiresAt: until },
+  ]
 }
 
 /** Whether a complex subject is described by that member alone. */

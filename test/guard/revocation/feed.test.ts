@@ -270,6 +270,31 @@ describe('what is revoked is dead at once, seen before or not', () => {
     expect(outcomes).toEqual(['401 revoked', '401 revoked', sub, sub])
   })
 
+  it('a client’s own older versions, whenever they were issued, and what it holds for people until now', async () => {
+    const { guard, wire } = await listening()
+    const at = seconds() - 100
+    const mint = (sub: string, iat: number, version?: number): Promise<string> =>
+      idp.mint({ sub, clientId: 'batch', claims: { iat, token_version: version } })
+    const tokens = await Promise.all([
+      mint('batch', at - 1, 6),
+      mint('batch', at + 50, 6),
+      mint('batch', at + 50),
+      mint('batch', at - 50, 7),
+      mint('niaj', at, 9),
+      mint('niaj', at + 1, 0),
+    ])
+    const subject = { format: 'complex', application: opaque('batch') }
+    await deliver(wire, await setOf(idp, subject, { [SESSION_REVOKED]: { event_timestamp: at, token_version: 7 } }))
+    expect(await Promise.all(tokens.map((token) => outcome(guard, token)))).toEqual([
+      '401 revoked',
+      '401 revoked',
+      '401 revoked',
+      'batch',
+      '401 revoked',
+      'niaj',
+    ])
+  })
+
   it('in whatever order the events come: an older one never weakens a newer one', async () => {
     const { guard, wire } = await listening()
     const at = seconds()

@@ -44,6 +44,7 @@ describe('a token is found dead', () => {
   it.each<[RevokedKind, string]>([
     ['user', 'alice'],
     ['client', 'web'],
+    ['client-people', 'web'],
   ])('by its %s, when it was issued at that moment or before', (kind, id) => {
     expect(revokes({ kind, id, limit: NOW - 1 })).toBe(false)
     expect(revokes({ kind, id, limit: NOW })).toBe(true)
@@ -52,25 +53,32 @@ describe('a token is found dead', () => {
     expect(revokes({ kind, id, limit: NOW + 0.9 }, { iat: NOW + 1 })).toBe(false)
   })
 
-  it('by its client, but for its own token of a version that came afterwards', () => {
-    const revoked: RevokedEntry[] = [
-      { kind: 'client', id: 'web', limit: NOW },
-      { kind: 'client-version', id: 'web', limit: 3 },
-    ].map((entry) => ({ ...entry, expiresAt: NOW + 100 }) as RevokedEntry)
+  it('that is its client’s own, by its version alone, whenever it was issued', () => {
     const table = new RevocationTable(100)
-    for (const entry of revoked) table.add(entry, NOW)
-    const isDead = (more: object): boolean => table.isRevoked({ ...bare, iat: NOW, ...more }, undefined, NOW)
-    expect(isDead({ sub: 'web', client_id: 'web', token_version: 3 })).toBe(false)
-    expect(isDead({ sub: 'web', client_id: 'web', token_version: 2 })).toBe(true)
-    expect(isDead({ sub: 'web', client_id: 'web', token_version: undefined })).toBe(true)
-    expect(isDead({ sub: 'web', client_id: 'web', token_version: '3' })).toBe(true)
-    expect(isDead({ sub: 'alice', client_id: 'web', token_version: 3 })).toBe(true)
-    // Another that is registered under its id begins to count anew.
-    expect(isDead({ sub: 'web', client_id: 'web', token_version: 0, iat: NOW + 1 })).toBe(false)
-    // Alone it kills nothing.
-    const other = new RevocationTable(100)
-    other.add({ kind: 'client-version', id: 'web', limit: 3, expiresAt: NOW + 100 }, NOW)
-    expect(other.isRevoked({ ...bare, sub: 'web', client_id: 'web', token_version: 1 }, undefined, NOW)).toBe(false)
+    table.add({ kind: 'client-version', id: 'web', limit: 3, expiresAt: NOW + 100 }, NOW)
+    table.add({ kind: 'client-people', id: 'web', limit: NOW, expiresAt: NOW + 100 }, NOW)
+    const isDead = (more: object): boolean =>
+      table.isRevoked({ ...bare, sub: 'web', client_id: 'web', iat: NOW, ...more }, undefined, NOW)
+    expect(isDead({ token_version: 3 })).toBe(false)
+    expect(isDead({ token_version: 4, iat: NOW - 900 })).toBe(false)
+    expect(isDead({ token_version: 2 })).toBe(true)
+    // Issued by a transaction that did not see the change yet, a second after it was made.
+    expect(isDead({ token_version: 2, iat: NOW + 1 })).toBe(true)
+    expect(isDead({ token_version: undefined, iat: NOW + 1 })).toBe(true)
+    expect(isDead({ token_version: '3' })).toBe(true)
+    // Those that it holds for people have versions of those people.
+    expect(isDead({ sub: 'alice', token_version: 3 })).toBe(true)
+    expect(isDead({ sub: 'alice', token_version: 1, iat: NOW + 1 })).toBe(false)
+    expect(isDead({ sub: 'alice', client_id: 'app' })).toBe(false)
+  })
+
+  it('that is its client’s own, by the moment too, when an event said no version', () => {
+    const table = new RevocationTable(100)
+    table.add({ kind: 'client-version', id: 'web', limit: 3, expiresAt: NOW + 100 }, NOW)
+    table.add({ kind: 'client', id: 'web', limit: NOW, expiresAt: NOW + 100 }, NOW)
+    const own = { ...bare, sub: 'web', client_id: 'web', token_version: 3 }
+    expect(table.isRevoked({ ...own, iat: NOW }, undefined, NOW)).toBe(true)
+    expect(table.isRevoked({ ...own, iat: NOW + 1 }, undefined, NOW)).toBe(false)
   })
 
   it('by its version, when that is lower, or not said', () => {
@@ -178,11 +186,6 @@ class Model {
     const entry = this.entries.get(name)
     return entry !== undefined && entry.expiresAt > now ? entry.limit : -1
   }
-
-  isCurrent(name: string, version: number, now: number): boolean {
-    const least = this.limitOf(name, now)
-    return least !== -1 && version >= least
-  }
 }
 
 /** Fingerprints from kind and number; the name of the entry in the model is what the fingerprint tells apart. */
@@ -196,7 +199,7 @@ const fingerprints: readonly (readonly [string, (kind: number, id: number) => re
 
 describe('the table answers as a Map would', () => {
   const step = record({
-    kind: constantFrom<RevokedKind>('user', 'client', 'client-version', 'version'),
+    kind: constantFrom<RevokedKind>('user', 'client', 'client-version', 'client-people', 'version'),
     id: integer({ min: 0, max: 1500 }),
     limit: integer({ min: 0, max: 100 }),
     lasts: integer({ min: -2, max: 3000 }),
@@ -218,8 +221,10 @@ describe('the table answers as a Map would', () => {
           const expected =
             model.limitOf(nameOf('user', sub), now) >= iat ||
             model.limitOf(nameOf('version', sub), now) > version ||
-            (model.limitOf(nameOf('client', client), now) >= iat &&
-              !(sub === client && model.isCurrent(nameOf('client-version', client), version, now)))
+            model.limitOf(nameOf('client', client), now) >= iat ||
+            (sub === client
+              ? model.limitOf(nameOf('client-version', client), now) > version
+              : model.limitOf(nameOf('client-people', client), now) >= iat)
           if (table.isRevoked(asked, undefined, now) === expected) return
           throw new Error(`not ${expected} of ${JSON.stringify(asked)} at ${now}`)
         }
