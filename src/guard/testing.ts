@@ -9,6 +9,7 @@ import type { GuardOptions } from './guard-options.ts'
 import type { Fetch, Jwks } from './issuer.ts'
 import type { RevocationFeedOptions } from './revocation/feed-options.ts'
 import { MemoryTransmitter } from './revocation/memory-transmitter.ts'
+import type { StreamStatus } from './revocation/memory-transmitter.ts'
 import type { AccessTokenClaims } from './caller.ts'
 
 /** What a test issuer may sign with. */
@@ -59,12 +60,27 @@ export interface TestRevocation {
   readonly kid?: string
 }
 
+/** How guards are told of a revocation. Everything has a default. */
+export interface TestRevocationEvent {
+  /** Of a user (`sub` alone) whose password or roles changed, the others. @defaultValue `'session-revoked'` */
+  readonly event?: 'session-revoked' | 'credential-change' | 'token-claims-change'
+  /**
+   * Of a user, or of a client (`clientId` alone), whose own tokens it counts: the lowest `token_version` that is still
+   * good, which tokens minted later have. `false`: there are no versions, all tokens issued until now are dead.
+   * @defaultValue for a user one more than there ever was, for a client `false`
+   */
+  readonly tokenVersion?: number | false
+  /** How long new guards are told of it: seconds, or `'90s'`, `'15m'`, `'2h'`, `'1d'`. @defaultValue `'1d'` */
+  readonly expiresIn?: number | string
+}
+
 /**
- * Parts of the issuer that can be out of order: its keys (and discovery); the news of revocations, introspection
- * included; or the feed alone, so that guards have to ask about each token. A guard goes on with what it knows until
- * that is older than `maxStaleness`: `idp.advance('61s')`.
+ * Parts of the issuer that can be out of order: `jwks`, its keys (and discovery); `stale-jwks`, the same as now whatever
+ * keys come, as if a cache in between served them; `events`, the news of revocations, introspection included; `feed`,
+ * the feed alone, so that guards have to ask about each token; `verification`, requests for verification events. A guard
+ * goes on with what it knows until that is older than `maxStaleness`: `idp.advance('61s')`.
  */
-export type Outage = 'jwks' | 'events' | 'feed'
+export type Outage = 'jwks' | 'stale-jwks' | 'events' | 'feed' | 'verification'
 
 /** What `createTestIssuer` makes. */
 export interface TestIssuer {
@@ -87,9 +103,17 @@ export interface TestIssuer {
   ) => Promise<string>
   /**
    * From now on, tokens issued until now that fit are revoked. Resolves when every guard that listens has heard of it;
-   * during an outage of the feed, at once.
+   * during an outage of the feed, or when streams are paused, at once. A guard that cannot take it in is waited for, for
+   * 5 seconds.
    */
-  readonly revoke: (what: TestRevocation) => Promise<void>
+  readonly revoke: (what: TestRevocation, how?: TestRevocationEvent) => Promise<void>
+  /**
+   * Pauses, disables or enables all streams of events there are, as an administrator of the issuer would; a guard that
+   * hears of it, or hears nothing for too long, opens another. `silently`: without the event that says so.
+   */
+  readonly setStreams: (status: StreamStatus, options?: { readonly silently?: boolean }) => void
+  /** Forgets all streams of events there are: guards find theirs gone. */
+  readonly loseStreams: () => void
   /** Signs with a new key. The old one stays published, unless `withdraw` takes it away. */
   readonly rotateKeys: (options?: { readonly withdraw?: boolean }) => void
   /** Breaks a part of the issuer. @returns mends it again */
@@ -141,8 +165,9 @@ export async function createTestIssuer(options: TestIssuerOptions = {}): Promise
   const revokedKeys = new Set<unknown>()
   /** Lowest `token_version` that counts, by `sub`; who was never revoked has none. */
   const versions = new Map<string, number>()
-  /** Seconds since 1970, by client: tokens issued until then are dead. */
+  /** Seconds since 1970, by client and by `sub`: tokens issued until then are dead. */
   const revokedClients = new Map<string, number>()
+  const revokedUsers = new Map<string, number>()
   let signing = signingKey(algorithm)
   let published = [signing]
   let offset = 0
@@ -150,8 +175,15 @@ export async function createTestIssuer(options: TestIssuerOptions = {}): Promise
 
   const now = (): number => Date.now() + offset
 
+  /** What a cache in between serves. */
+  let cached: SigningKey[] | undefined
   const jwks = (): Jwks => ({
-    keys: published.map((key) => ({ ...publicJwk(key.publicKey), kid: key.kid, alg: algorithm, use: 'sig' })),
+    keys: (cached ?? published).map((key) => ({
+      ...publicJwk(key.publicKey),
+      kid: key.kid,
+      alg: algorithm,
+      use: 'sig',
+    })),
   })
 
   const transmitter = new MemoryTransmitter({
@@ -207,7 +239,7 @@ export async function createTestIssuer(options: TestIssuerOptions = {}): Promise
       const second = Math.floor(now() / 1000)
       const lifetime = seconds(expiresIn)
       // A token of the very second in which its client was revoked would be dead: it waits for the next.
-      const issuedAt = Math.max(second, 1 + (revokedClients.get(clientId) ?? 0))
+      const issuedAt = Math.max(second, 1 + (revokedClients.get(clientId) ?? 0), 1 + (revokedUsers.get(sub) ?? 0))
       const claims = {
         iss: issuer,
         sub,
@@ -246,39 +278,68 @@ export async function createTestIssuer(options: TestIssuerOptions = {}): Promise
         },
       )
     },
-    async revoke(what) {
+    async revoke(what, { event: type = 'session-revoked', tokenVersion, expiresIn = '1d' } = {}) {
       const said = Object.entries(what)
         .filter(([, value]) => value !== undefined)
         .map(([name]) => name)
       if (said.length === 0) throw new TypeError('Revoke what? Say sub, jti, …')
-      const fitting = minted.filter((token) => fits(what, token))
-      for (const { claims } of fitting) revoked.add(claims['jti'])
       const { sub = '', sid, grantId, clientId = '', kid, jti } = what
       const isOnly = (...names: string[]): boolean => said.every((name) => names.includes(name))
-      if (sid !== undefined && isOnly('sid', 'sub')) {
-        const user = what.sub === undefined ? {} : { user: { format: 'iss_sub', iss: issuer, sub } }
-        return transmitter.revoke({ format: 'complex', session: { format: 'opaque', id: sid }, ...user })
+      if (type !== 'session-revoked' && !isOnly('sub')) throw new TypeError(`${type} is about a sub alone`)
+      if (tokenVersion !== undefined && !isOnly('sub') && !isOnly('clientId')) {
+        throw new TypeError('tokenVersion is of a sub alone, or of a clientId alone')
       }
-      if (isOnly('grantId')) return transmitter.revoke({ format: 'complex', grant: { format: 'opaque', id: grantId } })
-      if (isOnly('jti')) return transmitter.revoke({ format: 'jwt_id', iss: issuer, jti })
-      if (isOnly('kid')) {
-        revokedKeys.add(kid)
-        return transmitter.revoke({ format: 'complex', key: { format: 'opaque', id: kid } })
+      const fitting = minted.filter((token) => fits(what, token))
+      const send = (subject: object, more: object = {}): Promise<void> =>
+        transmitter.revoke(subject, { type, more, expiresInSeconds: seconds(expiresIn) })
+      const kill = (tokens: readonly MintedToken[]): void => {
+        for (const { claims } of tokens) revoked.add(claims['jti'])
       }
+      const isBelow = (version: number, { claims }: MintedToken): boolean =>
+        Number(claims['token_version'] ?? -1) < version
       if (isOnly('sub')) {
+        const subject = { format: 'iss_sub', iss: issuer, sub }
+        if (tokenVersion === false) {
+          revokedUsers.set(sub, Math.floor(now() / 1000))
+          kill(fitting)
+          return send(subject, membersOf(type))
+        }
         const versionsSoFar = fitting.map(({ claims }) => Number(claims['token_version'] ?? 0))
-        const version = 1 + Math.max(versions.get(sub) ?? 0, ...versionsSoFar)
+        const version = tokenVersion ?? 1 + Math.max(versions.get(sub) ?? 0, ...versionsSoFar)
         versions.set(sub, version)
-        return transmitter.revoke({ format: 'iss_sub', iss: issuer, sub }, { token_version: version })
+        kill(fitting.filter((token) => isBelow(version, token)))
+        return send(subject, { token_version: version, ...membersOf(type, version) })
       }
       if (isOnly('clientId')) {
         revokedClients.set(clientId, Math.floor(now() / 1000))
-        return transmitter.revoke({ format: 'complex', application: { format: 'opaque', id: clientId } })
+        const subject = { format: 'complex', application: { format: 'opaque', id: clientId } }
+        if (tokenVersion === undefined || tokenVersion === false) {
+          kill(fitting)
+          return send(subject)
+        }
+        versions.set(clientId, tokenVersion)
+        kill(fitting.filter((token) => token.claims['sub'] !== clientId || isBelow(tokenVersion, token)))
+        return send(subject, { token_version: tokenVersion })
+      }
+      kill(fitting)
+      if (sid !== undefined && isOnly('sid', 'sub')) {
+        const user = what.sub === undefined ? {} : { user: { format: 'iss_sub', iss: issuer, sub } }
+        return send({ format: 'complex', session: { format: 'opaque', id: sid }, ...user })
+      }
+      if (isOnly('grantId')) return send({ format: 'complex', grant: { format: 'opaque', id: grantId } })
+      if (isOnly('jti')) return send({ format: 'jwt_id', iss: issuer, jti })
+      if (isOnly('kid')) {
+        revokedKeys.add(kid)
+        return send({ format: 'complex', key: { format: 'opaque', id: kid } })
       }
       // There is no one subject for what fits several: each token by itself.
-      await Promise.all(
-        fitting.map(({ claims }) => transmitter.revoke({ format: 'jwt_id', iss: issuer, jti: claims['jti'] })),
-      )
+      await Promise.all(fitting.map(({ claims }) => send({ format: 'jwt_id', iss: issuer, jti: claims['jti'] })))
+    },
+    setStreams(status, { silently = false } = {}) {
+      transmitter.setStatus(status, !silently)
+    },
+    loseStreams() {
+      transmitter.loseStreams()
     },
     rotateKeys({ withdraw = false } = {}) {
       signing = signingKey(algorithm)
@@ -289,11 +350,14 @@ export async function createTestIssuer(options: TestIssuerOptions = {}): Promise
         transmitter.setOutage({
           feed: outages.has('events') || outages.has('feed'),
           introspection: outages.has('events'),
+          verification: outages.has('verification'),
         })
       outages.add(part)
+      if (part === 'stale-jwks') cached = published
       tell()
       return () => {
         outages.delete(part)
+        if (part === 'stale-jwks') cached = undefined
         tell()
       }
     },
@@ -302,6 +366,12 @@ export async function createTestIssuer(options: TestIssuerOptions = {}): Promise
       transmitter.elapse()
     },
   }
+}
+
+/** What CAEP 1.0 §3.2 and §3.3 ask of an event beside its time. */
+function membersOf(type: NonNullable<TestRevocationEvent['event']>, version?: number): object {
+  if (type === 'credential-change') return { credential_type: 'password', change_type: 'update' }
+  return type === 'token-claims-change' ? { claims: { token_version: version } } : {}
 }
 
 function fits(what: TestRevocation, { claims, kid }: MintedToken): boolean {

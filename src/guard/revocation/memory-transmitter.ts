@@ -1,7 +1,7 @@
 /**
  * The transmitter of the issuer for tests: what a real one says over HTTP about revocations, said in memory, so that a
  * test drives the very feed that runs in production. Streams, long polls, acknowledgements, verification events, access
- * tokens that run out, introspection; and outages.
+ * tokens that run out, introspection; and outages, streams that are paused, and streams that are lost.
  */
 import { randomUUID } from 'node:crypto'
 import type { RevocationFeedOptions } from './feed-options.ts'
@@ -16,10 +16,23 @@ export interface MemoryTransmitterParts {
   readonly isActive: (token: string) => boolean
 }
 
+/** SSF 1.0 §8.1.2. */
+export type StreamStatus = 'enabled' | 'paused' | 'disabled'
+
+/** What an event says, and for how long it is sent. */
+export interface MemoryEvent {
+  readonly type?: 'session-revoked' | 'credential-change' | 'token-claims-change'
+  /** Members of the event beside those that all have. */
+  readonly more?: object
+  /** @defaultValue a day */
+  readonly expiresInSeconds?: number | undefined
+}
+
 interface MemoryStream {
   readonly id: string
-  /** Claims of what was not acknowledged, by `jti`, in the order they were made. Signed when they are sent. */
-  readonly waiting: Map<string, object>
+  status: StreamStatus
+  /** What was not acknowledged, by `jti`, in the order it was made. Signed when it is sent. */
+  readonly waiting: Map<string, Sent>
   /** Lets the polls that wait look again. */
   readonly listeners: Set<() => void>
 }
@@ -27,12 +40,15 @@ interface MemoryStream {
 interface Sent {
   readonly jti: string
   readonly claims: object
-  /** Seconds since 1970. */
+  /** Seconds since 1970: from then on it is not sent any more. */
   readonly expiresAt: number
+  /** Is about the stream itself: sent whatever its status. */
+  readonly isNotice: boolean
 }
 
-const SESSION_REVOKED = 'https://schemas.openid.net/secevent/caep/event-type/session-revoked'
-const VERIFICATION = 'https://schemas.openid.net/secevent/ssf/event-type/verification'
+const CAEP = 'https://schemas.openid.net/secevent/caep/event-type/'
+const SSF = 'https://schemas.openid.net/secevent/ssf/event-type/'
+const EVENTS = ['session-revoked', 'credential-change', 'token-claims-change'].map((name) => CAEP + name)
 const HOLD_MS = 25_000
 const TOKEN_SECONDS = 300
 const KEPT_SECONDS = 86_400
@@ -51,6 +67,7 @@ export class MemoryTransmitter {
   readonly #sent: Sent[] = []
   #isFeedOut = false
   #isIntrospectionOut = false
+  #isVerificationOut = false
 
   constructor(parts: MemoryTransmitterParts) {
     this.#parts = parts
@@ -78,10 +95,35 @@ export class MemoryTransmitter {
   }
 
   /** Polls that wait fail at once when the feed goes, and so does whatever comes until it is mended. */
-  setOutage(out: { readonly feed: boolean; readonly introspection: boolean }): void {
+  setOutage(out: { readonly feed: boolean; readonly introspection: boolean; readonly verification: boolean }): void {
     this.#isFeedOut = out.feed
     this.#isIntrospectionOut = out.introspection
+    this.#isVerificationOut = out.verification
     this.elapse()
+  }
+
+  /**
+   * Does to all streams there are what somebody who administers the issuer would. Unless they are `enabled`, no event
+   * is sent, and no verification; one that was `disabled` has lost them.
+   *
+   * @param isAnnounced - by a stream-updated event (SSF 1.0 §8.1.5)
+   */
+  setStatus(status: StreamStatus, isAnnounced: boolean): void {
+    for (const stream of this.#streams.values()) {
+      stream.status = status
+      if (status === 'disabled') stream.waiting.clear()
+      if (!isAnnounced) continue
+      const notice = this.#setOf({ format: 'opaque', id: stream.id }, `${SSF}stream-updated`, { status })
+      stream.waiting.set(notice.jti, { ...notice, isNotice: true })
+    }
+    this.elapse()
+  }
+
+  /** The streams are gone: 404 for whoever polls one. */
+  loseStreams(): void {
+    const lost = [...this.#streams.values()]
+    this.#streams.clear()
+    for (const { listeners } of lost) for (const listener of listeners) listener()
   }
 
   /** The issuer's clock moved on: polls that were held for long enough are answered. */
@@ -103,22 +145,24 @@ export class MemoryTransmitter {
    * Sends one event and waits until every guard that listens has taken it in.
    *
    * @param subject - `sub_id` (RFC 9493)
-   * @param more - members of the event beside its time
    */
-  async revoke(subject: object, more: object = {}): Promise<void> {
+  async revoke(
+    subject: object,
+    { type = 'session-revoked', more = {}, expiresInSeconds = KEPT_SECONDS }: MemoryEvent = {},
+  ): Promise<void> {
     const now = Math.floor(this.#parts.now() / 1000)
-    const expiresAt = now + KEPT_SECONDS
+    const expiresAt = now + expiresInSeconds
     const reason = { en: 'revoked by a test' }
     const event = { event_timestamp: now, reason_admin: reason, initiating_entity: 'admin', expires_at: expiresAt }
-    const sent = { ...this.#setOf(subject, SESSION_REVOKED, { ...event, ...more }), expiresAt }
+    const sent = { ...this.#setOf(subject, CAEP + type, { ...event, ...more }), expiresAt }
     this.#sent.push(sent)
-    const streams = [...this.#streams.values()]
-    for (const { waiting } of streams) waiting.set(sent.jti, sent.claims)
+    const streams = [...this.#streams.values()].filter(({ status }) => status !== 'disabled')
+    for (const { waiting } of streams) waiting.set(sent.jti, sent)
     this.elapse()
     if (!this.#isFeedOut) await Promise.all(streams.map((stream) => this.#takenIn(stream, sent.jti)))
   }
 
-  #setOf(subject: object, type: string, event: object): { jti: string; claims: object } {
+  #setOf(subject: object, type: string, event: object): Sent {
     const { issuer, now } = this.#parts
     const jti = randomUUID()
     const claims = {
@@ -129,14 +173,24 @@ export class MemoryTransmitter {
       sub_id: subject,
       events: { [type]: event },
     }
-    return { jti, claims }
+    return { jti, claims, expiresAt: Number.POSITIVE_INFINITY, isNotice: false }
+  }
+
+  /** What a poll would be answered now. */
+  #sendable({ status, waiting }: MemoryStream): Sent[] {
+    const now = this.#parts.now() / 1000
+    return [...waiting.values()].filter(
+      ({ isNotice, expiresAt }) => (isNotice || status === 'enabled') && expiresAt > now,
+    )
   }
 
   async #takenIn(stream: MemoryStream, jti: string): Promise<void> {
     const { promise, resolve } = Promise.withResolvers<void>()
     const look = (): void => {
-      if (this.#isFeedOut || !this.#streams.has(stream.id) || !stream.waiting.has(jti)) resolve()
+      const isListening = !this.#isFeedOut && this.#streams.has(stream.id) && stream.status === 'enabled'
+      if (!isListening || !stream.waiting.has(jti)) resolve()
     }
+    look()
     const timer = setTimeout(resolve, DELIVERY_MS).unref()
     stream.listeners.add(look)
     await promise
@@ -185,7 +239,8 @@ export class MemoryTransmitter {
     const current = this.#sent.filter(({ expiresAt }) => expiresAt > now() / 1000)
     this.#streams.set(id, {
       id,
-      waiting: new Map(current.map(({ jti, claims }) => [jti, claims])),
+      status: 'enabled',
+      waiting: new Map(current.map((sent) => [sent.jti, sent])),
       listeners: new Set(),
     })
     return Response.json(
@@ -193,8 +248,8 @@ export class MemoryTransmitter {
         stream_id: id,
         iss: issuer,
         aud: `${issuer}/ssf`,
-        events_supported: [SESSION_REVOKED],
-        events_delivered: [SESSION_REVOKED],
+        events_supported: EVENTS,
+        events_delivered: EVENTS,
         delivery: { method: 'urn:ietf:rfc:8936', endpoint_url: `${issuer}/ssf/streams/${id}/poll` },
         min_verification_interval: 0,
       },
@@ -206,9 +261,12 @@ export class MemoryTransmitter {
     const { stream_id: id, state } = JSON.parse(bodyOf(init)) as { stream_id: string; state: string }
     const stream = this.#streams.get(id)
     if (stream === undefined) return new Response(null, { status: 404 })
-    const { jti, claims } = this.#setOf({ format: 'opaque', id }, VERIFICATION, { state })
-    stream.waiting.set(jti, claims)
-    this.elapse()
+    if (this.#isVerificationOut) return new Response(null, { status: 500 })
+    if (stream.status === 'enabled') {
+      const verification = this.#setOf({ format: 'opaque', id }, `${SSF}verification`, { state })
+      stream.waiting.set(verification.jti, verification)
+      this.elapse()
+    }
     return new Response(null, { status: 204 })
   }
 
@@ -221,13 +279,15 @@ export class MemoryTransmitter {
     }
     for (const jti of [...poll.ack, ...Object.keys(poll.setErrs ?? {})]) stream.waiting.delete(jti)
     this.elapse()
-    if (stream.waiting.size === 0 && !poll.returnImmediately) await this.#hold(stream, init.signal ?? undefined)
+    if (this.#sendable(stream).length === 0 && !poll.returnImmediately)
+      await this.#hold(stream, init.signal ?? undefined)
     assertInOrder(!this.#isFeedOut)
     if (!this.#streams.has(stream.id)) return new Response(null, { status: 404 })
-    const sets = [...stream.waiting]
+    const sendable = this.#sendable(stream)
+    const sets = sendable
       .slice(0, poll.maxEvents)
-      .map(([jti, claims]) => [jti, this.#parts.sign({ typ: 'secevent+jwt' }, claims)])
-    return Response.json({ sets: Object.fromEntries(sets), moreAvailable: stream.waiting.size > sets.length })
+      .map(({ jti, claims }) => [jti, this.#parts.sign({ typ: 'secevent+jwt' }, claims)])
+    return Response.json({ sets: Object.fromEntries(sets), moreAvailable: sendable.length > sets.length })
   }
 
   async #hold(stream: MemoryStream, signal: AbortSignal | undefined): Promise<void> {
@@ -236,7 +296,7 @@ export class MemoryTransmitter {
     const { promise, resolve } = Promise.withResolvers<void>()
     const look = (): void => {
       const isOver = this.#isFeedOut || !this.#streams.has(stream.id) || now() >= until
-      if (isOver || stream.waiting.size > 0 || signal?.aborted === true) resolve()
+      if (isOver || this.#sendable(stream).length > 0 || signal?.aborted === true) resolve()
     }
     const timer = setTimeout(resolve, HOLD_MS).unref()
     stream.listeners.add(look)
