@@ -168,7 +168,9 @@ export class Issuer {
 
   /** Asks for the keys once more, because something by the issuer itself names one that nobody has heard of. */
   async reloadKeys(): Promise<void> {
-    await this.#refresh()
+    // One that is under way may be answered by a cache that does not know the key either.
+    await this.#inFlight
+    await this.#refresh(true)
   }
 
   /**
@@ -234,7 +236,7 @@ export class Issuer {
       await this.#inFlight
     } else if (this.#now() - this.#strangerFetchAt >= this.#caching.cooldownSeconds * 1000) {
       this.#strangerFetchAt = this.#now()
-      await this.#refresh()
+      await this.#refresh(true)
     }
     const news = this.#select(kid, algorithm)
     if (news !== undefined) return news
@@ -259,13 +261,17 @@ export class Issuer {
     return unavailable('keys', wait / 1000, `no keys of ${this.name}: ${this.#lastError ?? 'not loaded yet'}`)
   }
 
-  /** One at a time, and not before a failure's pause is over. Never rejects: what went wrong is kept for `health`. */
-  #refresh(): Promise<void> {
+  /**
+   * One at a time, and not before a failure's pause is over. Never rejects: what went wrong is kept for `health`.
+   *
+   * @param pastCaches - what a cache in between has kept is known to be too old
+   */
+  #refresh(pastCaches = false): Promise<void> {
     if (this.#inFlight !== undefined) return this.#inFlight
     if (typeof this.#settings.keys === 'object') return Promise.resolve()
     if (this.#failures > 0 && this.#now() < this.#retryAt) return Promise.resolve()
     this.fetches += 1
-    this.#inFlight = this.#load().then(
+    this.#inFlight = this.#load(pastCaches).then(
       ({ keys, maxAgeSeconds }) => {
         this.#adopt(keys)
         const now = this.#now()
@@ -298,7 +304,7 @@ export class Issuer {
     for (const key of before.values()) key.withdrawn = !kept.has(key)
   }
 
-  async #load(): Promise<{ keys: VerificationKey[]; maxAgeSeconds: number }> {
+  async #load(pastCaches: boolean): Promise<{ keys: VerificationKey[]; maxAgeSeconds: number }> {
     const signal = AbortSignal.timeout(this.#caching.timeoutSeconds * 1000)
     const { keys } = this.#settings
     if (typeof keys === 'function') {
@@ -306,13 +312,20 @@ export class Issuer {
       return { keys: usableKeys(jwks), maxAgeSeconds: this.#caching.maxAgeSeconds }
     }
     this.#jwksUri ??= String((await this.discover('jwks_uri', signal))['jwks_uri'])
-    const { document, maxAgeSeconds } = await this.#get(this.#jwksUri, signal)
+    const { document, maxAgeSeconds } = await this.#get(this.#jwksUri, signal, pastCaches)
     return { keys: usableKeys(document), maxAgeSeconds: maxAgeSeconds ?? this.#caching.maxAgeSeconds }
   }
 
-  async #get(address: string, signal: AbortSignal): Promise<{ document: object; maxAgeSeconds: number | undefined }> {
+  async #get(
+    address: string,
+    signal: AbortSignal,
+    pastCaches = false,
+  ): Promise<{ document: object; maxAgeSeconds: number | undefined }> {
+    const headers: Record<string, string> = { accept: 'application/json' }
+    // RFC 9111 §5.2.1.4: not without asking the issuer itself.
+    if (pastCaches) headers['cache-control'] = 'no-cache'
     // A redirect would lead to an address nobody configured.
-    const request = this.#fetch(address, { signal, redirect: 'error', headers: { accept: 'application/json' } })
+    const request = this.#fetch(address, { signal, redirect: 'error', headers })
     const response = await Promise.race([request, aborted(signal)])
     if (response.status !== 200) throw new Error(`${address} answered ${response.status}`)
     const text = await Promise.race([readBounded(response, address, MAX_DOCUMENT_BYTES), aborted(signal)])
