@@ -72,10 +72,12 @@ function handedIn(check: RevocationCheck): OpenRevocation {
 
 class IssuersFeeds implements OpenRevocation {
   readonly check: RevocationCheck | undefined
+  readonly #issuerCount: number
   readonly #feeds: readonly RevocationFeed[]
   readonly #unused: readonly UnusedFeed[]
 
   constructor(issuerCount: number, feeds: ReadonlyMap<string, RevocationFeed>, unused: readonly UnusedFeed[]) {
+    this.#issuerCount = issuerCount
     this.#feeds = [...feeds.values()]
     this.#unused = unused
     // The one feed of the only issuer need not ask whose token it is.
@@ -94,13 +96,11 @@ class IssuersFeeds implements OpenRevocation {
   }
 
   health(): Readonly<Record<string, unknown>> | undefined {
-    const [feed] = this.#feeds
-    if (feed === undefined) {
-      return this.#unused.some(({ isPublished }) => isPublished)
-        ? { status: 'off', reason: 'no credentials' }
-        : undefined
-    }
-    return this.#feeds.length === 1 ? feed.health() : { feeds: this.#feeds.map((one) => one.health()) }
+    const off = { status: 'off', reason: 'no credentials' }
+    const unheard = this.#unused.filter(({ isPublished }) => isPublished)
+    if (this.#issuerCount === 1) return this.#feeds[0]?.health() ?? (unheard.length > 0 ? off : undefined)
+    const feeds = [...this.#feeds.map((one) => one.health()), ...unheard.map(({ issuer }) => ({ issuer, ...off }))]
+    return feeds.length > 0 ? { feeds } : undefined
   }
 
   async close(): Promise<void> {

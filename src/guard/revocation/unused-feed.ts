@@ -26,6 +26,11 @@ export class UnusedFeed {
     this.#exchanges = new Exchanges(fetch, () => performance.now())
   }
 
+  /** Whose it is. */
+  get issuer(): string {
+    return this.#issuer.name
+  }
+
   /** Begins to look. Does not wait, does not throw. */
   start(): void {
     void this.#look(FIRST_RETRY_MS)
