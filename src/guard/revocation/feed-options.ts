@@ -19,7 +19,8 @@ export interface RevocationFeedOptions {
   readonly clientId: string
   readonly clientSecret: string
   /**
-   * How old the news may be: seconds, or `'60s'`, `'5m'`. Counted from the last answer that left nothing behind.
+   * How old the news may be: seconds, or `'60s'`, `'5m'`. Counted from the last answer that left nothing behind, of a
+   * stream that proves every half of this time, but not more often than every 30 seconds, that it is not just silent.
    * From 1 second to a day. @defaultValue `'60s'`
    */
   readonly maxStaleness?: number | string
@@ -53,7 +54,7 @@ export type RevocationFeedHealth = {
   readonly bytes: number
   /** Exchanges that failed, and events that were refused, since the guard was made. */
   readonly errors: number
-  /** What is in the way right now. */
+  /** What is in the way right now; never `undefined` while the feed is stale. */
   readonly lastError: string | undefined
   /** Why the last event that was not taken in was refused. */
   readonly lastRefusal: string | undefined

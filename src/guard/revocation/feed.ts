@@ -8,6 +8,11 @@
  *
  * How fresh the table is, is the time since the last answer that left nothing behind, on this process's own clock: no
  * two clocks are ever compared. Older than `maxStaleness`, or before the first catching up, `onStale` decides.
+ *
+ * That nothing comes proves nothing: somebody may have paused the stream. So a verification event is asked for again and
+ * again, and answers count for as long as the last one that came is recent. A stream that is silent where it should
+ * speak is given up for another. What came and could not be verified, or found no room, is owed: as long as it is, no
+ * answer counts.
  */
 import { randomUUID } from 'node:crypto'
 import { setImmediate as immediate } from 'node:timers/promises'
@@ -44,7 +49,11 @@ export interface RevocationFeedParts {
 const HOLD_MS = 25_000
 const GRACE_MS = 10_000
 const FIRST_CATCH_UP_MS = 5000
+/** Least time between two requests for verification: a thousand guards are then 33 requests a second, at most. */
 const VERIFICATION_MS = 30_000
+/** A stream that says nothing where it should speak is given up after this time, and the next one later and later. */
+const SILENCE_MS = 30_000
+const MAX_SILENT_STREAMS = 5
 const MAX_PAUSE_MS = 15_000
 /** An entry is kept a little longer than the issuer says: what if a clock is set back by minutes? */
 const MARGIN_SECONDS = 300
@@ -53,6 +62,15 @@ const SLICE_MS = 4
 const MAX_OWED = 10_000
 /** A transmitter that answers at once and says nothing is asked again at once this often, then ever more slowly. */
 const PATIENT_POLLS = 4
+
+const NO_VERIFICATION = 'the verification event that was asked for does not come'
+
+/** An event that came and could not be taken in. */
+interface Owed {
+  /** Seconds since 1970: then it matters no more. */
+  readonly until: number
+  readonly why: string
+}
 
 export class RevocationFeed implements RevocationCheck {
   readonly #parts: RevocationFeedParts
@@ -67,16 +85,27 @@ export class RevocationFeed implements RevocationCheck {
   /** The verification that was asked for: its arrival proves the table true as of then. */
   #verification: { readonly state: string; readonly askedAt: number } | undefined
   #askAgainAt = Number.NEGATIVE_INFINITY
+  /** When the last verification that came was asked for. */
+  #provenAt = Number.NEGATIVE_INFINITY
+  /** When the first of those was asked for that did not come since. */
+  #unansweredSince: number | undefined
+  #verificationFailures = 0
+  #verificationError: string | undefined
+  /** What this stream should have said and did not, and since when. */
+  #silence: { readonly since: number; readonly what: string } | undefined
+  /** Streams in a row that were given up for that. */
+  #silentStreams = 0
   #acknowledged: string[] = []
   #refused = new Map<string, SetError>()
   /** Came, and could not be taken in yet: as long as there are any, nothing is fresh. */
-  #owed = new Set<string>()
+  #owed = new Map<string, Owed>()
   /** The last poll failed, or was cut short: ask without waiting whether there is anything. */
   #isHurried = false
   /** Polls in a row that brought nothing, although they were answered at once. */
   #idlePolls = 0
 
   #freshAt = Number.NEGATIVE_INFINITY
+  #freshUntil = Number.NEGATIVE_INFINITY
   #version = 1
   #failures = 0
   #lastError: string | undefined
@@ -91,6 +120,7 @@ export class RevocationFeed implements RevocationCheck {
   /** The first catching up, or the first failure: what requests at the very beginning wait for. */
   readonly #settled = Promise.withResolvers<void>()
   #hasSettled = false
+  #settlingTimer: NodeJS.Timeout | undefined
 
   /** @throws TypeError when an option cannot be meant */
   constructor(options: RevocationFeedOptions, parts: RevocationFeedParts) {
@@ -156,7 +186,7 @@ export class RevocationFeed implements RevocationCheck {
       entries: this.#table.size,
       bytes: this.#table.bytes,
       errors: failures + refused,
-      lastError: this.#lastError ?? this.#introspection.lastError,
+      lastError: this.#lastError ?? this.#verificationError ?? this.#hindrance() ?? this.#introspection.lastError,
       lastRefusal: this.#lastRefusal,
     }
   }
@@ -182,17 +212,26 @@ export class RevocationFeed implements RevocationCheck {
   }
 
   get #isFresh(): boolean {
-    const age = this.#parts.clock() - this.#freshAt
+    const now = this.#parts.clock()
     // A clock that was set back all the same must not make old news fresh.
-    return age >= 0 && age <= this.#maxStalenessMs
+    return now <= this.#freshUntil && now >= this.#freshAt
+  }
+
+  /** Why the feed is not fresh, though exchanges go well. */
+  #hindrance(): string | undefined {
+    const [owed] = this.#owed.values()
+    if (owed !== undefined) return `${this.#owed.size} events could not be taken in: ${owed.why}`
+    if (this.#isFresh || !this.#hasSettled) return undefined
+    if (this.#silence !== undefined) return this.#silence.what
+    if (this.#unansweredSince !== undefined) return NO_VERIFICATION
+    return this.#caughtUp ? 'no answer that left nothing behind' : 'not caught up yet'
   }
 
   /** At the start of a process the first answer is moments away: worth waiting for, as keys are. */
   async #afterSettling(claims: AccessTokenClaims, token: CheckedToken): Promise<RevocationVerdict> {
-    const { promise: late, resolve } = Promise.withResolvers<void>()
-    const timer = setTimeout(resolve, FIRST_CATCH_UP_MS).unref()
-    await Promise.race([this.#settled.promise, late])
-    clearTimeout(timer)
+    // One time limit for all: whoever comes later than that does not wait again.
+    this.#settlingTimer ??= setTimeout(() => this.#settle(), FIRST_CATCH_UP_MS).unref()
+    await this.#settled.promise
     if (this.#table.isRevoked(claims, token.kid, this.#parts.now() / 1000)) return 'revoked'
     return this.#isFresh ? 'active' : this.#whenStale(token)
   }
@@ -212,8 +251,11 @@ export class RevocationFeed implements RevocationCheck {
       } catch (error) {
         if (this.#isClosed) return
         this.#note(error)
-        // The stream ran out or was taken away: another one, which brings everything once more.
+        // The stream ran out, was taken away or says nothing: another one, which brings everything once more.
         if (isGone(error)) this.#forgetStream()
+        // An outage is not the stream's silence.
+        this.#silence = undefined
+        if (this.#unansweredSince !== undefined) this.#unansweredSince = this.#parts.clock()
         this.#settle()
         // Whoever waited through an outage wants to know at once whether it is over.
         this.#isHurried = true
@@ -226,10 +268,12 @@ export class RevocationFeed implements RevocationCheck {
   async #poll(stream: Stream): Promise<void> {
     await this.#seeToVerification(stream)
     const { clock } = this.#parts
-    // No longer than the news may be old, and not past the time to ask for a verification again.
-    const isAsking = !this.#caughtUp && stream.verificationAddress !== undefined
-    const untilAsking = isAsking ? Math.max(this.#askAgainAt - clock(), 1000) : Number.POSITIVE_INFINITY
-    const patience = Math.min(this.#maxStalenessMs / 2, untilAsking)
+    // No longer than the news may be old, and not past the time to ask for a verification again, or to give up.
+    const isAsking = (this.#unansweredSince !== undefined || this.#verificationFailures > 0) && this.#owed.size === 0
+    const untilAsking = isAsking ? this.#askAgainAt - clock() : Number.POSITIVE_INFINITY
+    const untilGivingUp =
+      this.#silence === undefined ? Number.POSITIVE_INFINITY : this.#silence.since + this.#maxSilenceMs - clock()
+    const patience = Math.min(this.#maxStalenessMs / 2, Math.max(Math.min(untilAsking, untilGivingUp), 1000))
     const wait = !this.#isHurried
     const isCutShort = wait && patience < HOLD_MS
     const began = performance.now()
@@ -257,46 +301,69 @@ export class RevocationFeed implements RevocationCheck {
   }
 
   /**
-   * Asks for a verification event before the first catching up, and again when answers come but always leave something
-   * behind. That it cannot be had is no reason not to listen.
+   * Asks for a verification event when the last one that came is not recent, or none did. That it cannot be had is no
+   * reason not to listen.
    */
   async #seeToVerification(stream: Stream): Promise<void> {
     const { clock } = this.#parts
-    const isWanted = !this.#caughtUp || clock() - this.#freshAt > this.#maxStalenessMs / 2
-    if (!isWanted || stream.verificationAddress === undefined || clock() < this.#askAgainAt) return
+    if (stream.verificationAddress === undefined || clock() < this.#askAgainAt) return
+    // It would make nothing fresh, and may take the place of one that is among what is owed.
+    if (this.#owed.size > 0) return
     const state = randomUUID()
-    this.#askAgainAt = clock() + Math.max(VERIFICATION_MS, stream.minVerificationInterval * 1000)
+    const leastMs = stream.minVerificationInterval * 1000
     try {
-      this.#verification = { state, askedAt: await this.#transmitter.requestVerification(stream, state) }
+      const askedAt = await this.#transmitter.requestVerification(stream, state)
+      this.#verification = { state, askedAt }
+      this.#unansweredSince ??= askedAt
+      this.#verificationFailures = 0
+      this.#verificationError = undefined
+      this.#askAgainAt = askedAt + Math.max(VERIFICATION_MS, leastMs)
     } catch (error) {
       if (isGone(error) || this.#isClosed) throw error
       this.#note(error)
-      this.#askAgainAt = clock() + Math.max(1, retryAfterOf(error) ?? 1) * 1000
+      this.#verificationError = describe(error)
+      const pause = Math.min(1000 * 2 ** this.#verificationFailures, VERIFICATION_MS)
+      this.#verificationFailures += 1
+      this.#askAgainAt =
+        clock() + Math.max(pause, leastMs, Math.min((retryAfterOf(error) ?? 0) * 1000, 2 * MAX_PAUSE_MS))
+      this.#settle()
     }
   }
 
-  async #take({ at, sets, moreAvailable }: PollAnswer, stream: Stream): Promise<void> {
+  /** How often silence has to be proven to be nothing else. */
+  #verificationMs({ minVerificationInterval }: Stream): number {
+    return Math.max(VERIFICATION_MS, this.#maxStalenessMs / 2, minVerificationInterval * 1000)
+  }
+
+  get #maxSilenceMs(): number {
+    return SILENCE_MS * 2 ** Math.min(this.#silentStreams, MAX_SILENT_STREAMS)
+  }
+
+  async #take(answer: PollAnswer, stream: Stream): Promise<void> {
     const rules = this.#rulesOf(stream)
     let trouble: unknown
-    let isVerified = false
+    let ended: StreamEnded | undefined
     let sliceBegan = performance.now()
-    for (const [jti, token] of sets) {
+    for (const [jti, token] of answer.sets) {
+      let events: SecurityEvents | undefined
       try {
-        const events = await readSecurityEventToken(token, rules)
+        events = await readSecurityEventToken(token, rules)
         if (events.jti !== jti) throw new SetError('invalid_request', 'its jti is another than the one it came under')
         this.#absorb(events)
-        if (events.verification !== undefined && events.verification === this.#verification?.state) isVerified = true
+        if (events.verification !== undefined && events.verification === this.#verification?.state) this.#prove(stream)
         this.#acknowledged.push(jti)
         this.#owed.delete(jti)
       } catch (error) {
-        if (error instanceof SetError) {
+        if (error instanceof StreamEnded) {
+          ended = error
+        } else if (error instanceof SetError && !error.isUnverified) {
           this.#counts.refused += 1
-          this.#lastRefusal = `${error.code}: ${error.message}`
+          this.#lastRefusal = describe(error)
           this.#refused.set(jti, error)
           this.#owed.delete(jti)
         } else {
           // Not acknowledged, so that it comes again.
-          if (this.#owed.size < MAX_OWED) this.#owed.add(jti)
+          this.#owe(jti, events, describe(error))
           trouble ??= error
         }
       }
@@ -305,20 +372,71 @@ export class RevocationFeed implements RevocationCheck {
         sliceBegan = performance.now()
       }
     }
-    this.#table.sweep(this.#parts.now() / 1000)
+    const now = this.#parts.now() / 1000
+    this.#table.sweep(now)
+    for (const [jti, { until }] of this.#owed) if (until <= now) this.#owed.delete(jti)
+    if (ended !== undefined) throw ended
+    this.#listenForSilence(answer)
     if (trouble !== undefined) throw trouble
-    this.#considerFresh(at, moreAvailable, isVerified, stream)
+    this.#considerFresh(answer, stream)
   }
 
-  #considerFresh(at: number, moreAvailable: boolean, isVerified: boolean, stream: Stream): void {
+  /** @param events - what it says, if that is known */
+  #owe(jti: string, events: SecurityEvents | undefined, why: string): void {
+    if (this.#owed.size >= MAX_OWED && !this.#owed.has(jti)) return
+    // When all tokens that it can speak of are dead by themselves, it matters no more, and may never come again.
+    const { now, maxLifetimeSeconds } = this.#parts
+    const until =
+      events === undefined
+        ? (this.#owed.get(jti)?.until ?? now() / 1000 + maxLifetimeSeconds + MARGIN_SECONDS)
+        : Math.max(0, ...events.revoked.map(({ expiresAt }) => expiresAt)) + MARGIN_SECONDS
+    this.#owed.set(jti, { until, why })
+  }
+
+  /** @throws StreamEnded when the stream did not say what it should have for too long */
+  #listenForSilence({ at, sets, moreAvailable }: PollAnswer): void {
+    let what: string | undefined
+    let since = at
+    if (sets.length === 0 && moreAvailable) {
+      what = 'the transmitter says that there is more, and sends nothing'
+    } else if (sets.length === 0 && this.#unansweredSince !== undefined) {
+      what = NO_VERIFICATION
+      since = this.#unansweredSince
+    } else if (!moreAvailable && this.#owed.size > 0) {
+      const sent = new Set(sets.map(([jti]) => jti))
+      const isMissing = [...this.#owed.keys()].some((jti) => !sent.has(jti))
+      if (isMissing) what = 'events that could not be taken in do not come again'
+    }
+    this.#silence = what === undefined ? undefined : { since: this.#silence?.since ?? since, what }
+    if (what === undefined || at - (this.#silence?.since ?? at) < this.#maxSilenceMs) return
+    this.#silentStreams += 1
+    throw new StreamEnded(what)
+  }
+
+  /** The verification came: all that was revoked when it was asked for is known. */
+  #prove(stream: Stream): void {
+    this.#caughtUp = true
+    this.#provenAt = this.#verification?.askedAt ?? this.#provenAt
+    this.#askAgainAt = this.#provenAt + this.#verificationMs(stream)
+    this.#verification = undefined
+    this.#unansweredSince = undefined
+  }
+
+  #considerFresh({ at, moreAvailable }: PollAnswer, stream: Stream): void {
+    const isVerifiable = stream.verificationAddress !== undefined
     // Without verification events an answer that leaves nothing behind must do.
-    if (isVerified || (stream.verificationAddress === undefined && !moreAvailable)) this.#caughtUp = true
-    const provenAt = isVerified ? this.#verification?.askedAt : undefined
-    if (isVerified) this.#verification = undefined
+    if (!isVerifiable && !moreAvailable) {
+      this.#caughtUp = true
+      this.#provenAt = at
+    }
     if (!this.#caughtUp || this.#owed.size > 0) return
-    if (!moreAvailable) this.#freshAt = at
-    else if (provenAt !== undefined) this.#freshAt = provenAt
-    if (this.#isFresh) this.#settle()
+    // With more to come, all is known that was revoked when the verification was asked for.
+    this.#freshAt = moreAvailable ? Math.max(this.#provenAt, Math.min(this.#freshAt, at)) : at
+    const proofMs = Math.max(this.#maxStalenessMs, 2 * this.#verificationMs(stream))
+    this.#freshUntil = Math.min(this.#freshAt + this.#maxStalenessMs, this.#provenAt + proofMs)
+    if (!this.#isFresh) return
+    this.#silentStreams = 0
+    this.#settle()
   }
 
   /** @throws Error when there is no room for it */
@@ -330,8 +448,9 @@ export class RevocationFeed implements RevocationCheck {
       // After the table, so that whoever sees the new version sees the new entry.
       if (outcome === 'changed') this.#version += 1
     }
-    if (events.streamStatus !== undefined && events.streamStatus !== 'enabled')
-      throw new StreamEnded(events.streamStatus)
+    if (events.streamStatus !== undefined && events.streamStatus !== 'enabled') {
+      throw new StreamEnded(`the stream is ${events.streamStatus.slice(0, 100)}`)
+    }
     this.#counts.ignored += events.ignored
     if (events.revoked.length === 0) return
     this.#counts.events += 1
@@ -359,25 +478,25 @@ export class RevocationFeed implements RevocationCheck {
   }
 
   #forgetStream(): void {
+    if (this.#stream !== undefined) void this.#transmitter.deleteStream(this.#stream)
     this.#stream = undefined
     this.#caughtUp = false
     this.#verification = undefined
     this.#askAgainAt = Number.NEGATIVE_INFINITY
+    this.#provenAt = Number.NEGATIVE_INFINITY
+    this.#unansweredSince = undefined
+    this.#verificationFailures = 0
+    this.#verificationError = undefined
+    this.#silence = undefined
     this.#acknowledged = []
     this.#refused = new Map()
-    this.#owed = new Set()
+    this.#owed = new Map()
   }
 
   #note(error: unknown): void {
     this.#failures += 1
     this.#counts.failures += 1
-    // What a GuardError says to callers says nothing here.
-    this.#lastError =
-      error instanceof GuardError && error.debug !== undefined
-        ? error.debug
-        : error instanceof Error
-          ? withCause(error)
-          : String(error)
+    this.#lastError = describe(error)
     if (this.#hasWarned || !(error instanceof GuardError) || error.reason !== 'token_refused') return
     // Nothing that heals by itself: somebody has to look at the credentials.
     this.#hasWarned = true
@@ -410,18 +529,15 @@ export class RevocationFeed implements RevocationCheck {
   }
 
   #settle(): void {
+    clearTimeout(this.#settlingTimer)
     this.#hasSettled = true
     this.#settled.resolve()
   }
 }
 
-/** The transmitter paused or disabled the stream (SSF 1.0 §8.1.5). */
+/** The stream was paused or disabled (SSF 1.0 §8.1.5), or is silent where it should speak: nothing more will come of it. */
 class StreamEnded extends Error {
   override readonly name = 'StreamEnded'
-
-  constructor(status: string) {
-    super(`the stream is ${status.slice(0, 100)}`)
-  }
 }
 
 function isGone(error: unknown): boolean {
@@ -439,7 +555,12 @@ function retryAfterOf(error: unknown): number | undefined {
   return error instanceof TransmitterError ? error.retryAfterSeconds : undefined
 }
 
-/** `fetch failed` alone says nothing. */
-function withCause({ message, cause }: Error): string {
+function describe(error: unknown): string {
+  if (error instanceof SetError) return `${error.code}: ${error.message}`
+  // What a GuardError says to callers says nothing here.
+  if (error instanceof GuardError && error.debug !== undefined) return error.debug
+  if (!(error instanceof Error)) return String(error)
+  const { message, cause } = error
+  // `fetch failed` alone says nothing.
   return cause instanceof Error && cause.message !== '' ? `${message}: ${cause.message}` : message
 }

@@ -26,6 +26,11 @@ export class SetError extends Error {
     super(message)
     this.code = code
   }
+
+  /** Whether another key may tell: what the transmitter sent need not be wrong, it cannot be verified yet. */
+  get isUnverified(): boolean {
+    return this.code === 'invalid_key' || this.code === 'authentication_failed'
+  }
 }
 
 /** Whose tokens are taken, and for whom. */
@@ -84,7 +89,8 @@ export async function readSecurityEventToken(token: unknown, rules: SetRules): P
   if (typeof typ !== 'string' || typ.toLowerCase().replace(/^application\//, '') !== 'secevent+jwt') {
     throw malformed('not of type secevent+jwt')
   }
-  if (!isAlgorithm(alg) || !rules.algorithms.has(alg)) throw new SetError('invalid_key', 'alg is not accepted here')
+  if (!isAlgorithm(alg)) throw malformed('alg is no signature')
+  if (!rules.algorithms.has(alg)) throw new SetError('invalid_key', `${alg} is not accepted here`)
   if (kid !== undefined && typeof kid !== 'string') throw malformed('kid is no string')
   for (const member of [...REFUSED_HEADER_MEMBERS, 'jwk']) {
     if (member in header) throw malformed(`the header has ${member}`)

@@ -194,15 +194,19 @@ export class Transmitter {
     return active
   }
 
+  /** Lets a stream go. Never rejects: one that nobody polls expires by itself. */
+  async deleteStream({ configurationAddress, id }: Stream): Promise<void> {
+    const address = new URL(configurationAddress)
+    address.searchParams.set('stream_id', id)
+    await this.#call(address.href, 'DELETE', undefined, FAREWELL_MS).catch(() => undefined)
+  }
+
   /** Ends every exchange, and lets the stream go if that takes no longer than a moment. Never rejects. */
   async close(stream: Stream | undefined): Promise<void> {
     this.#exchanges.abort()
     if (stream !== undefined) {
-      const address = new URL(stream.configurationAddress)
-      address.searchParams.set('stream_id', stream.id)
       const timer = setTimeout(() => this.#exchanges.abort(), FAREWELL_MS).unref()
-      // A stream that nobody polls expires by itself.
-      await this.#call(address.href, 'DELETE', undefined, FAREWELL_MS).catch(() => undefined)
+      await this.deleteStream(stream)
       clearTimeout(timer)
     }
     this.#exchanges.close()

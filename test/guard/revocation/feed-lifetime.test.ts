@@ -214,6 +214,42 @@ describe('at the beginning', () => {
     expect(performance.now() - began).toBeGreaterThan(4500)
   })
 
+  it('a verification endpoint that always fails is waited for by nobody, and said to be in the way', async () => {
+    idp.outage('verification')
+    const guard = guardOn(idp, wire, feedOptions({ onStale: 'allow', maxStaleness: '10s' }))
+    const began = performance.now()
+    expect(await outcome(guard, await idp.mint())).toBe('alice')
+    expect(performance.now() - began).toBeLessThan(2000)
+    for (let request = 0; request < 20; request += 1) {
+      expect(await outcome(guard, await idp.mint())).toBe('alice')
+      expect(feedOf(guard).status).toBe('stale')
+      expect(feedOf(guard).lastError).toContain('verification')
+      await new Promise((resolve) => setTimeout(resolve, 20))
+    }
+    // It listens all the same, and wastes no breath.
+    void idp.revoke({ sub: 'alice' })
+    await until('known', () => feedOf(guard).entries === 1)
+    expect(wire.count('POST /ssf/verification')).toBeLessThan(4)
+    expect(wire.count('POST /ssf/streams')).toBe(1)
+  })
+
+  it('a verification that never comes is waited for once, by all requests together', async () => {
+    wire.intercept = (address) =>
+      address.endsWith('/ssf/verification') ? new Response(null, { status: 204 }) : undefined
+    const guard = guardOn(idp, wire, feedOptions({ onStale: 'allow' }))
+    const began = performance.now()
+    await new Promise((resolve) => setTimeout(resolve, 50))
+    const first = outcome(guard, await idp.mint())
+    await new Promise((resolve) => setTimeout(resolve, 2500))
+    expect(await Promise.all([first, outcome(guard, await idp.mint())])).toEqual(['alice', 'alice'])
+    expect(performance.now() - began).toBeLessThan(6500)
+    const again = performance.now()
+    expect(await outcome(guard, await idp.mint())).toBe('alice')
+    expect(performance.now() - again).toBeLessThan(500)
+    expect(feedOf(guard)).toMatchObject({ status: 'stale', caughtUp: false })
+    expect(feedOf(guard).lastError).toContain('verification')
+  })
+
   it('two thousand revocations are caught up with, and all of them count', async () => {
     const tokens: string[] = []
     for (let at = 0; at < 10; at += 1) tokens.push(await idp.mint({ sub: `user-${at * 222}` }))
@@ -348,6 +384,27 @@ describe('several issuers', () => {
     const [ours, theirs] = [await idp.mint(), await other.mint()]
     await Promise.all([idp.revoke({ sub: 'alice' }), other.revoke({ sub: 'alice' })])
     expect([await outcome(guard, ours), await outcome(guard, theirs)]).toEqual(['401 revoked', 'b:alice'])
+  })
+
+  it('are all shown, one that is not listened to as well', async () => {
+    const [ours, theirs] = [about(idp, 'a:', idp.options.revocation), { issuer: other.issuer, subjectPrefix: 'b:' }]
+    const guard = createGuard({ ...rest, issuers: [ours, theirs], fetch })
+    onTestFinished(() => guard.close())
+    const feeds = (): { issuer: string; status: string }[] =>
+      (guard.health().revocation as { feeds: { issuer: string; status: string }[] }).feeds
+    await until('both known', () => feeds().length === 2 && feeds()[0]?.status === 'current')
+    expect(guard.health().status).toBe('ok')
+    expect(feeds()).toEqual([
+      expect.objectContaining({ issuer: idp.issuer, status: 'current' }),
+      { issuer: other.issuer, status: 'off', reason: 'no credentials' },
+    ])
+    const deaf = createGuard({ ...rest, issuers: [{ ...ours, revocation: false }, theirs], fetch })
+    onTestFinished(() => deaf.close())
+    await until('known', () => deaf.health().revocation !== undefined)
+    // `false` was meant, and is not spoken of.
+    expect(deaf.health().revocation).toEqual({
+      feeds: [{ issuer: other.issuer, status: 'off', reason: 'no credentials' }],
+    })
   })
 
   it('are not told each other’s secrets', () => {
