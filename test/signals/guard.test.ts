@@ -83,6 +83,26 @@ eachDatabase((_open, engine) => {
     }
   })
 
+  // PGlite has one connection: nothing is issued beside a transaction there.
+  it.runIf(engine === 'postgres')(
+    'what a client gets for itself while it is being revoked is dead once it is, however long that takes',
+    async () => {
+      const client = await registerClient(provider, { type: 'machine' })
+      const late = await db.transaction().execute(async (trx) => {
+        await revokeEverythingOfClient(trx, systemActor, { id: client.client_id, reason: 'a test' })
+        // The time of issue counts whole seconds.
+        await sleep(2_100)
+        const { body } = await postForm(`${provider.issuer}/token`, client, {
+          grant_type: 'client_credentials',
+          resource: provider.demo.resource,
+        })
+        return body.access_token ?? ''
+      })
+      await expect.poll(() => outcome(late)).toBe('revoked')
+      expect(await isActive(provider, client, late)).toBe(false)
+    },
+  )
+
   type Claims = Record<'jti' | 'sub' | 'client_id' | 'sid' | 'grant_id', string> & { token_version: number }
   const forms: [string, () => Promise<string>, (claims: Claims, kid: string) => Omit<Revocation, 'reason'>][] = [
     ['itself', ofPerson, ({ jti }) => ({ kind: 'token', subject: jti })],
