@@ -6,7 +6,10 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { sql } from 'kysely'
 import { beforeAll, describe, expect, it } from 'vitest'
+import { createGuard, type Guard } from '@latchkey/guard'
 import type { Db } from '../../src/database/database.ts'
+import { managementResourceId } from '../../src/oauth/own-entries.ts'
+import { registerReceiver } from '../signals/receiving.ts'
 import { hasPostgres, type Engine } from '../support/databases.ts'
 import { openProvider, type TestProvider } from '../support/provider.ts'
 import { registerClient, type RegisteredClient } from '../support/relying-party.ts'
@@ -14,7 +17,7 @@ import { readKillMatrix } from './kill/documented-matrix.ts'
 import { findChanged, installFaults, readState, type Faults, type State } from './kill/faults.ts'
 import { probes, type Probing } from './kill/probes.ts'
 import { sequels, triggers } from './kill/triggers.ts'
-import { openWorlds, type World } from './kill/world.ts'
+import { openWorlds, resourceOf, type World } from './kill/world.ts'
 
 const documented = readKillMatrix()
 
@@ -29,6 +32,7 @@ for (const engine of ['pglite', 'postgres'] satisfies Engine[]) {
     let asked: TestProvider
     let observer: RegisteredClient
     let elsewhere: RegisteredClient
+    let guard: Guard
     let faults: Faults
     let makeWorld: (name: string) => Promise<World>
     let count = 0
@@ -41,8 +45,21 @@ for (const engine of ['pglite', 'postgres'] satisfies Engine[]) {
       asked = engine === 'pglite' ? provider : await openProvider(engine, { environment, besides: provider })
       observer = await registerClient(provider, { type: 'machine', permissions: [] })
       elsewhere = await registerClient(provider)
+      const { client_id: clientId, client_secret: clientSecret } = await registerReceiver(
+        provider.database.db,
+        provider.issuer,
+      )
+      guard = createGuard({
+        issuer: provider.issuer,
+        audience: [
+          managementResourceId(provider.issuer),
+          ...Array.from({ length: 100 }, (_, i) => resourceOf(`world-${i}`)),
+        ],
+        revocation: { clientId, clientSecret, onStale: 'deny' },
+      })
       makeWorld = await openWorlds(provider)
       faults = await installFaults(provider.database.db)
+      return () => guard.close()
     })
 
     /** A signed-in browser's cookies, or those that it had. */
@@ -52,7 +69,7 @@ for (const engine of ['pglite', 'postgres'] satisfies Engine[]) {
     async function findFates(name: string, world: World, cookies: Probing['cookies']): Promise<Record<string, string>> {
       const after = (await sequels.get(name)?.(provider, world)) ?? world
       const { issuer } = provider
-      const probing = { provider: asked, issuer, observer, elsewhere, cookies: cookiesOf(world, cookies) }
+      const probing = { provider: asked, issuer, observer, elsewhere, guard, cookies: cookiesOf(world, cookies) }
       const fates: Record<string, string> = {}
       for (const [artefact, probe] of probes) fates[artefact] = (await probe(after, probing)) ? 'lives' : 'dead'
       return fates

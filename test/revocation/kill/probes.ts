@@ -2,6 +2,8 @@
  * How each artefact is tried: as its holder would use it, at whichever process is asked. Where it can also be asked
  * about, both must say the same.
  */
+import { setTimeout as sleep } from 'node:timers/promises'
+import { GuardError, type Guard } from '@latchkey/guard'
 import type { TestProvider } from '../../support/provider.ts'
 import {
   ask,
@@ -23,6 +25,8 @@ export interface Probing {
   readonly issuer: string
   /** a resource that asks about tokens */
   readonly observer: RegisteredClient
+  /** the guard of a resource that asks about none, and hears of revocations */
+  readonly guard: Guard
   /** another application that the person may sign in to */
   readonly elsewhere: RegisteredClient
   /** name → value, as a thief has copied them */
@@ -45,13 +49,21 @@ export const probes: ReadonlyMap<string, Probe> = new Map<string, Probe>([
       return answer.has('code')
     },
   ],
-  ['access token', ({ accessToken }, { provider, observer }) => isActive(provider, observer, accessToken)],
+  [
+    'access token',
+    async ({ accessToken }, { provider, observer, guard }) => {
+      const isCalledActive = await isActive(provider, observer, accessToken)
+      return agreed(await isLetIn(guard, accessToken, isCalledActive), isCalledActive)
+    },
+  ],
   [
     'machine token',
-    async ({ machineToken }, { provider, observer }) => {
+    async ({ machineToken }, { provider, observer, guard }) => {
       const headers = { authorization: `Bearer ${machineToken}` }
       const { status } = await fetch(`${provider.issuer}/v1/clients`, { headers })
-      return agreed(status === 200, await isActive(provider, observer, machineToken))
+      const isCalledActive = await isActive(provider, observer, machineToken)
+      agreed(await isLetIn(guard, machineToken, isCalledActive), isCalledActive)
+      return agreed(status === 200, isCalledActive)
     },
   ],
   [
@@ -103,6 +115,24 @@ export const probes: ReadonlyMap<string, Probe> = new Map<string, Probe>([
     },
   ],
 ])
+
+/**
+ * What a service does with it. The news takes a moment, so a second is given to it.
+ * @throws Error when the service cannot say
+ */
+async function isLetIn(guard: Guard, token: string, expected: boolean): Promise<boolean> {
+  const request = new Request('http://localhost/', { headers: { authorization: `Bearer ${token}` } })
+  for (const until = performance.now() + 1_000; ; await sleep(5)) {
+    const isGood = await guard.authenticate(request).then(
+      () => true,
+      (error: unknown) => {
+        if (error instanceof GuardError && error.status === 401) return false
+        throw error
+      },
+    )
+    if (isGood === expected || performance.now() > until) return isGood
+  }
+}
 
 /** @throws Error when using it and asking about it say different things */
 function agreed(isUsable: boolean, isCalledActive: boolean): boolean {

@@ -62,6 +62,11 @@ export const lost = 'things:write'
 export const managementPermission = 'clients:read'
 export const grantTypes = ['authorization_code', 'refresh_token', 'client_credentials', deviceGrant] as const
 
+/** What the tokens of a world are for, besides the management API. */
+export function resourceOf(name: string): string {
+  return `https://${name}.example.test`
+}
+
 /** Makes worlds in which everything was issued by `provider`. */
 export async function openWorlds(provider: TestProvider): Promise<(name: string) => Promise<World>> {
   const { db } = provider.database
@@ -75,7 +80,7 @@ export async function openWorlds(provider: TestProvider): Promise<(name: string)
   const management = managementResourceId(provider.issuer)
 
   return async (name) => {
-    const resource = `https://${name}.example.test`
+    const resource = resourceOf(name)
     const client = await registerClient(provider, {
       first_party: false,
       grant_types: [...grantTypes],
