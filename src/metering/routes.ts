@@ -353,7 +353,7 @@ export function meteringRoutes({ cursors }: MeteringRoutesParts): readonly Endpo
       async handle({ db, query }) {
         const { rows } = await sql<{ today: string; before: string }>`
           SELECT (clock_timestamp() AT TIME ZONE 'UTC')::date::text AS today,
-            ((clock_timestamp() AT TIME ZONE 'UTC')::date - 7)::text AS before`.execute(db)
+            ((clock_timestamp() AT TIME ZONE 'UTC')::date - 6)::text AS before`.execute(db)
         const from = query.from ?? rows[0]?.before ?? ''
         const to = query.to ?? rows[0]?.today ?? ''
         const { version } = query

@@ -479,6 +479,13 @@ eachDatabase((_open, engine) => {
       }
     })
 
+    it('of use is of the last seven days, today and the first of them included', async () => {
+      const { body } = await api.call('/v1/usage')
+      const [from, to] = [Date.parse(String(body['from'])), Date.parse(String(body['to']))]
+      expect((to - from) / 86_400_000 + 1).toBe(7)
+      expect(Math.abs(Date.now() - to)).toBeLessThan(2 * 86_400_000)
+    })
+
     it('does not look at a body that came along', async () => {
       const { status } = await send('/v1/plans', {
         headers: { 'content-type': 'text/plain', 'content-length': '8' },
