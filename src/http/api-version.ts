@@ -23,49 +23,64 @@ export function vendorMediaType(version: string): string {
   return `application/vnd.latchkey.v${version}+json`
 }
 
+export interface ChosenVersion {
+  /** the path's, or the headers', or else the first; with a refusal, the one that refuses */
+  readonly version: ApiVersion
+  /** in that version */
+  readonly path: string
+  /** VALIDATION_ERROR when two places disagree, or a header names a version that there is not */
+  readonly refusal?: Problem
+}
+
 /**
- * The version that a request asks for by its path or its headers, and the path in that version.
+ * The version that a request asks for by its path or its headers.
  *
  * @returns undefined when the path is none of the API's
- * @throws Problem VALIDATION_ERROR when two places disagree, or a header names a version that there is not
  */
 export function chooseVersion(
   ctx: ParameterizedContext,
   { versions, nouns }: { readonly versions: readonly ApiVersion[]; readonly nouns: ReadonlySet<string> },
-): { readonly version: ApiVersion; readonly path: string } | undefined {
-  const [, inPath, noun] = /^\/v(\d{1,4})(?:\/([^/]*)|$)/.exec(ctx.path) ?? []
-  const isVersioned = inPath !== undefined && noun !== undefined
+): ChosenVersion | undefined {
+  const inPath = /^\/v(\d{1,4})(?:\/|$)/.exec(ctx.path)?.[1]
   const [, firstNoun = ''] = /^\/([^/]*)/.exec(ctx.path) ?? []
-  if (!isVersioned && !nouns.has(firstNoun)) return undefined
-  const inHeaders = readHeaders(ctx)
-  const named = [...(inPath === undefined ? [] : [{ where: 'the path', version: inPath }]), ...inHeaders]
+  if (inPath === undefined && !nouns.has(firstNoun)) return undefined
+  const named = [...(inPath === undefined ? [] : [{ where: 'the path', version: inPath }]), ...readHeaders(ctx)]
   const [first] = named
   const other = named.find(({ version }) => version !== first?.version)
-  if (first !== undefined && other !== undefined) {
-    throw new Problem(
-      'VALIDATION_ERROR',
-      `The request asks for version ${first.version} in ${first.where} and for ${other.version} in ${other.where}: ask for one.`,
-      { details: [{ field: other.where, constraint: 'conflict', message: `Must agree with ${first.where}` }] },
-    )
-  }
-  const wanted = first?.version ?? versions[0]?.version
-  const version = versions.find((one) => one.version === wanted)
-  if (version === undefined) {
-    if (isVersioned) return undefined
-    throw new Problem('VALIDATION_ERROR', `There is no version ${String(wanted)} of this API.`, {
-      details: [
-        {
-          field: first?.where ?? 'API-Version',
-          constraint: 'enum',
-          message: `Value must be one of: ${versions.map((one) => one.version).join(', ')}`,
-        },
-      ],
-    })
-  }
-  return { version, path: isVersioned ? ctx.path : `/v${version.version}${ctx.path}` }
+  const found = first === undefined ? versions[0] : versions.find((one) => one.version === first.version)
+  const refusal =
+    first !== undefined && other !== undefined
+      ? conflicting(first, other)
+      : found === undefined
+        ? unknownVersion(first, versions)
+        : undefined
+  const version = refusal === undefined || inPath !== undefined ? found : versions[0]
+  if (version === undefined) return undefined
+  const path = inPath === undefined ? `/v${version.version}${ctx.path}` : ctx.path
+  return refusal === undefined ? { version, path } : { version, path, refusal }
 }
 
-function readHeaders(ctx: ParameterizedContext): { where: string; version: string }[] {
+interface NamedVersion {
+  readonly where: string
+  readonly version: string
+}
+
+function conflicting(first: NamedVersion, other: NamedVersion): Problem {
+  return new Problem(
+    'VALIDATION_ERROR',
+    `The request asks for version ${first.version} in ${first.where} and for ${other.version} in ${other.where}: ask for one.`,
+    { details: [{ field: other.where, constraint: 'conflict', message: `Must agree with ${first.where}` }] },
+  )
+}
+
+function unknownVersion(named: NamedVersion | undefined, versions: readonly ApiVersion[]): Problem {
+  const message = `Value must be one of: ${versions.map((one) => one.version).join(', ')}`
+  return new Problem('VALIDATION_ERROR', `There is no version ${String(named?.version)} of this API.`, {
+    details: [{ field: named?.where ?? 'API-Version', constraint: 'enum', message }],
+  })
+}
+
+function readHeaders(ctx: ParameterizedContext): NamedVersion[] {
   const plain = ['API-Version', 'X-API-Version'].flatMap((where) => {
     const value = ctx.get(where).trim()
     return value === '' ? [] : [{ where, version: value.replace(/^v/i, '').slice(0, 20) }]

@@ -1,6 +1,6 @@
 /**
  * Carries requests to the endpoints that were declared (endpoint.ts), in the order in which everything about a request
- * is decided: version, media type, network limit, who it is, their limits, whether they may, what they ask, what it is
+ * is decided: version, network limit, media type, who it is, their limits, whether they may, what they ask, what it is
  * based on, whether it was asked before, and only then the handler. The answer is checked against its declaration before
  * it is sent; for a change, before it is committed.
  */
@@ -89,6 +89,8 @@ export function apiMiddlewares(parts: ApiParts): Middleware[] {
       ctx.path = chosen.path
     }
     if (parts.onAnswer !== undefined) onceOver(ctx, () => count(parts, ctx as unknown as ApiContext))
+    await parts.limitNetwork?.(ctx)
+    if (chosen.refusal !== undefined) throw chosen.refusal
     // A version that is gone answers so whatever is asked of it.
     checkLifecycle(chosen.version, { method: 'GET' }, ctx.path, now())
     await next()
@@ -147,7 +149,6 @@ async function answer(
 ): Promise<void> {
   ctx.set(checkLifecycle(version, endpoint, ctx.path, now))
   const mediaType = negotiate(ctx, version)
-  await parts.limitNetwork?.(ctx)
   const caller = await parts.authenticate(ctx)
   ctx.state.clientId = caller.clientId
   if (caller.userId !== undefined) ctx.state.userId = caller.userId

@@ -18,6 +18,7 @@ import {
 import { requestContext } from '../../src/http/request-context.ts'
 import { toProblemBody } from '../../src/problems.ts'
 import { eachDatabase, onPostgres, openLocation, type TestDatabase } from '../support/databases.ts'
+import { openProvider } from '../support/provider.ts'
 import { openTestLog, serveApp } from '../support/serve-app.ts'
 
 /** So slow that nothing comes back while a test runs. */
@@ -428,7 +429,7 @@ describe('what an answer says of its limits', () => {
   })
 })
 
-eachDatabase((open) => {
+eachDatabase((open, engine) => {
   describe('a network', () => {
     let db: Db
     beforeAll(async () => {
@@ -480,6 +481,28 @@ eachDatabase((open) => {
       expect(refused).toEqual(['network', 'network'])
       expect((await ask('192.0.2.2')).status).toBe(200)
       expect((await ask('192.0.2.1', '/health')).status).toBe(200)
+    })
+
+    it('is counted for whatever it asks of the API, whether there is such a thing or not', async () => {
+      const environment = { LATCHKEY_NETWORK_RATE_PER_SECOND: '1', LATCHKEY_NETWORK_RATE_BURST: '5' }
+      const { issuer } = await openProvider(engine, { environment })
+      const ask = (path: string, options: RequestInit = {}) => fetch(issuer + path, options)
+      const asked: readonly (readonly [string, RequestInit])[] = [
+        ['/v1/nothing', {}],
+        ['/v1', {}],
+        ['/users/usr_1/nothing', {}],
+        ['/v1/usage', { method: 'POST' }],
+        ['/v1/users', { headers: { Accept: 'image/png' } }],
+        ['/v1/users', { headers: { 'API-Version': '2' } }],
+      ]
+      for (const [path, options] of asked) {
+        const answers = await Promise.all(Array.from({ length: 30 }, () => ask(path, options)))
+        const refused = answers.filter(({ status }) => status === 429)
+        expect([path, refused.length > 0, refused[0]?.headers.get('api-version')]).toEqual([path, true, '1'])
+      }
+      const headers = { Origin: 'https://app.example', 'Access-Control-Request-Method': 'GET' }
+      const preflights = Array.from({ length: 30 }, () => ask('/v1/users', { method: 'OPTIONS', headers }))
+      expect(new Set((await Promise.all(preflights)).map(({ status }) => status))).toEqual(new Set([204]))
     })
 
     it('is a /64 in IPv6: whoever has one address there has them all', async () => {
