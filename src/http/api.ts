@@ -10,6 +10,7 @@ import compose from 'koa-compose'
 import { z } from 'zod'
 import type { Db, Trx } from '../database/database.ts'
 import { checkInput, notFound, Problem, type FieldError } from '../problems.ts'
+import { acceptedType } from './accepted-type.ts'
 import { checkLifecycle, chooseVersion, vendorMediaType, type ApiVersion } from './api-version.ts'
 import { withDeadline } from './deadline.ts'
 import type { Caller, Endpoint, ErasedReply, ErasedRequest, OwnerOf } from './endpoint.ts'
@@ -211,9 +212,9 @@ function negotiate(ctx: ApiContext, version: ApiVersion): string {
   ctx.vary('Accept')
   const wanted = ctx.get('Accept')
   if (wanted === '' || wanted === 'application/json') return 'application/json'
-  const accepted = ctx.accepts('application/json', vendor, 'application/problem+json')
+  const accepted = acceptedType(ctx, ['application/json', vendor, 'application/problem+json'])
   if (accepted === vendor) return vendor
-  if (accepted === false) throw new Problem('NOT_ACCEPTABLE', `This API answers in application/json or ${vendor}.`)
+  if (accepted === undefined) throw new Problem('NOT_ACCEPTABLE', `This API answers in application/json or ${vendor}.`)
   return 'application/json'
 }
 

@@ -7,6 +7,7 @@ import type { Middleware, ParameterizedContext } from 'koa'
 import type { Logger } from 'pino'
 import { isDatabaseUnavailable, isStatementTimeout } from '../database/database.ts'
 import { Problem, problemCatalogue, toProblemBody, type ProblemCode } from '../problems.ts'
+import { acceptedType } from './accepted-type.ts'
 import { CallerLeft } from './deadline.ts'
 import type { RequestState } from './request-context.ts'
 import { setPageHeaders } from './security-headers.ts'
@@ -48,20 +49,32 @@ export function problemResponse(settings: ProblemResponseSettings): Middleware<R
     }
     const unanswered = ctx.body == null || ctx.body === ''
     if (!unanswered || ctx.headerSent || ctx.respond === false) return
-    if (ctx.status === 404) {
-      const allow = methods.get(ctx.path)
-      if (allow === undefined)
-        write(ctx, new Problem('RESOURCE_NOT_FOUND', 'There is nothing at this address.'), settings)
-      else write(ctx, methodNotAllowed(allow), settings)
-    } else if (ctx.status === 405 || ctx.status === 501) {
-      // @koa/router's allowedMethods: 501 for a method that no route of it has, which is no different to the caller.
-      write(ctx, methodNotAllowed(ctx.response.get('Allow')), settings)
+    // @koa/router's allowedMethods: 501 for a method that no route of it has, with no Allow where there is no such path.
+    if (ctx.status === 404 || ctx.status === 405 || ctx.status === 501) {
+      const allow = ctx.response.get('Allow') || methods.get(ctx.path)
+      ctx.remove('Allow')
+      if (allow !== undefined) write(ctx, methodNotAllowed(allow), settings)
+      else write(ctx, new Problem('RESOURCE_NOT_FOUND', 'There is nothing at this address.'), settings)
     }
   }
 }
 
 function methodNotAllowed(allow: string): Problem {
   return new Problem('METHOD_NOT_ALLOWED', `The methods here are ${allow}.`, { headers: { Allow: allow } })
+}
+
+/**
+ * Whether this is a request for what can only be read. OPTIONS has been answered when it returns, as a router does it.
+ *
+ * @throws Problem METHOD_NOT_ALLOWED
+ */
+export function isRead(ctx: ParameterizedContext): boolean {
+  if (ctx.method === 'GET' || ctx.method === 'HEAD') return true
+  if (ctx.method !== 'OPTIONS') throw methodNotAllowed('GET, HEAD')
+  ctx.set('Allow', 'GET, HEAD')
+  ctx.status = 200
+  ctx.body = ''
+  return false
 }
 
 /** What an error means to the caller. Anything unexpected, and anything that is our own fault, is logged in full. */
@@ -140,7 +153,7 @@ function write(ctx: ParameterizedContext<RequestState>, problem: Problem, settin
     return
   }
 
-  const wanted = ctx.accepts('application/json', 'application/problem+json', 'text/html')
+  const wanted = acceptedType(ctx, ['application/json', 'application/problem+json', 'text/html'])
   if (wanted === 'text/html' && settings.renderError !== undefined) {
     const page = settings.renderError({
       status: problem.status,

@@ -8,6 +8,7 @@ import { join } from 'node:path'
 import { brotliCompressSync, constants } from 'node:zlib'
 import type { Middleware } from 'koa'
 import type { OpenApiDocument } from '../http/openapi.ts'
+import { isRead } from '../http/problem-response.ts'
 import { contentSecurityPolicy } from '../http/security-headers.ts'
 import { docsClientId } from '../access/rights.ts'
 import { docsCallbackPath } from '../oauth/own-entries.ts'
@@ -59,11 +60,12 @@ export function docsPage({ issuer, resource, document, logoUrl }: DocsPageParts)
   return async function docsPage(ctx, next) {
     const isPage = ctx.path === '/docs' || ctx.path === '/docs/'
     const file = served.get(ctx.path)
-    if ((!isPage && file === undefined) || (ctx.method !== 'GET' && ctx.method !== 'HEAD')) {
+    if (!isPage && file === undefined) {
       await next()
       return
     }
     ctx.state['endpoint'] = isPage ? '/docs' : '/docs/(file)'
+    if (!isRead(ctx)) return
     if (folder === undefined) {
       throw new Problem(
         'RESOURCE_NOT_FOUND',

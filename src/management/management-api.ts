@@ -15,6 +15,7 @@ import type { Endpoint } from '../http/endpoint.ts'
 import { bodyTag, matchesNone } from '../http/etag.ts'
 import type { Idempotency } from '../http/idempotency.ts'
 import { describeApi, type OpenApiDocument } from '../http/openapi.ts'
+import { isRead } from '../http/problem-response.ts'
 import { limitNetwork, rateLimitExceeded, rateLimitHeaders, type RateLimiter } from '../http/rate-limit.ts'
 import type { Meter } from '../metering/meter.ts'
 import { meteringRoutes } from '../metering/routes.ts'
@@ -168,11 +169,12 @@ function describing(issuer: string, document: OpenApiDocument): Middleware {
   })
   return async function describing(ctx, next) {
     const isDocument = ctx.path === '/openapi.json'
-    if ((!isDocument && ctx.path !== metadataPath) || (ctx.method !== 'GET' && ctx.method !== 'HEAD')) {
+    if (!isDocument && ctx.path !== metadataPath) {
       await next()
       return
     }
     ctx.state['endpoint'] = ctx.path
+    if (!isRead(ctx)) return
     const body = isDocument ? text : metadata
     const tag = bodyTag(body)
     ctx.set({ ETag: tag, 'Cache-Control': 'public, no-cache' })

@@ -59,7 +59,7 @@ describe('the page', () => {
     for (const path of ['/docs/index.html', '/docs/package.json', '/docs/..%2fpackage.json', '/docs/swagger-ui.css/']) {
       expect([path, (await fetch(`${url}${path}`)).status]).toEqual([path, 404])
     }
-    expect((await fetch(`${url}/docs`, { method: 'POST' })).status).toBe(404)
+    expect((await fetch(`${url}/docs`, { method: 'POST' })).status).toBe(405)
   })
 
   it('signs in as the client that is registered for it, for the API, with PKCE', async () => {

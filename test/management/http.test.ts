@@ -158,7 +158,14 @@ eachDatabase((_open, engine) => {
     })
 
     it('is a media type that the answer cannot have: 406', async () => {
-      for (const accept of ['text/plain', 'application/xml', 'image/*', 'application/json;q=0']) {
+      for (const accept of [
+        'text/plain',
+        'application/xml',
+        'image/*',
+        'application/json;q=0',
+        'application/json;charset=latin1',
+        'application/json;charset=utf-8;q=0',
+      ]) {
         const answer = await api.call('/v1/users', { headers: { accept } })
         expect([accept, ...refusal(answer)]).toEqual([accept, 406, 'NOT_ACCEPTABLE'])
       }
@@ -467,6 +474,10 @@ eachDatabase((_open, engine) => {
         ['application/vnd.latchkey.v1+json', 'application/vnd.latchkey.v1+json'],
         ['application/vnd.latchkey.v1+json;q=0.4, application/json', 'application/json'],
         ['application/problem+json', 'application/json'],
+        ['application/json; charset=utf-8', 'application/json'],
+        ['text/html, application/json;charset="UTF-8";q=0.5', 'application/json'],
+        ['*/*;charset=utf-8', 'application/json'],
+        ['application/vnd.latchkey.v1+json; charset=utf-8', 'application/vnd.latchkey.v1+json'],
       ] as const
       for (const [accept, type] of asked) {
         const { status, headers } = await send('/v1/users', { headers: accept === undefined ? {} : { accept } })
