@@ -23,7 +23,7 @@ import {
   type StoredAnswer,
 } from './idempotency.ts'
 import { isStorableText, readJson, type JsonBody } from './json-body.ts'
-import { applyPatch, patchMediaTypes, type JsonObject, type PatchMediaType } from './patch.ts'
+import { applyPatch, patchMediaTypes, setsMember, type JsonObject, type PatchMediaType } from './patch.ts'
 import { checkQuery } from './query-parameters.ts'
 import { onceOver, type RequestState } from './request-context.ts'
 
@@ -180,6 +180,7 @@ async function answer(
     path: ctx.path,
     signal: ctx.state.signal,
     patched: (current) => patched(endpoint, current, json),
+    patches: (member) => setsMember(json?.mediaType as PatchMediaType, json?.value, member),
     async write(change) {
       if (written !== undefined) throw new Error(`${endpoint.name} writes twice`)
       return parts.db.transaction().execute(async (trx: Trx) => {

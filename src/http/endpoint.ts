@@ -85,6 +85,8 @@ export interface EndpointRequest<P, Q, B, R extends Responses> {
    * @throws Problem VALIDATION_ERROR, or CONFLICT for an operation that does not fit the document
    */
   readonly patched: (current: object) => B
+  /** Whether the patch says what this member shall be, even if it says what is so already. */
+  readonly patches: (member: string) => boolean
   /** Runs the change in one transaction, and has its answer checked and kept there. To be called once. */
   readonly write: <T extends ReplyOf<R>>(change: (trx: Trx, actor: Actor) => Promise<T>) => Promise<T>
 }

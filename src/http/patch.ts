@@ -59,6 +59,22 @@ export function mergePatch(target: JsonValue, patch: JsonValue): JsonValue {
   return Object.fromEntries(merged)
 }
 
+/**
+ * Whether a patch says what a member of the document shall be, even if it says what is so already. A `test` says nothing.
+ *
+ * @param patch one that `applyPatch` takes
+ */
+export function setsMember(mediaType: PatchMediaType, patch: unknown, member: string): boolean {
+  const names = (value: unknown) => isObject(value) && Object.hasOwn(value, member)
+  if (mediaType !== 'application/json-patch+json') return names(patch)
+  return operationsSchema.parse(patch).some((operation) => {
+    if (operation.op === 'test') return false
+    if (operation.path === '') return 'value' in operation && names(operation.value)
+    const changed = operation.op === 'move' ? [operation.path, operation.from] : [operation.path]
+    return changed.some((pointer) => readPointer(pointer)[0] === member)
+  })
+}
+
 // ---- JSON Patch ----
 
 const pointer = z

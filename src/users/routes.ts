@@ -265,12 +265,17 @@ export function userRoutes({ passwords, attributes, cursors, provePassword }: Us
       isVersioned: true,
       responses: { 200: userBody },
       problems: ['CONFLICT'],
-      async handle({ params, caller, patched, expectedVersions, write }) {
+      async handle({ params, caller, patched, patches, expectedVersions, write }) {
         return write(async (trx, actor) => {
           const user = await updateUser(trx, actor, {
             userId: params.user_id,
             expectedVersions,
-            to: (before) => onlyOwn(caller, before, patched(before)),
+            to: (before) => {
+              const after = onlyOwn(caller, before, patched(before))
+              // An address that nobody has verified is not verified because its predecessor was.
+              const isUnverified = after.email !== before.email && !patches('email_verified')
+              return isUnverified ? { ...after, email_verified: false } : after
+            },
             parseAttributes: (given) => attributes.parse(given),
           })
           return reply(200, describeUser(user), { version: user.row_version })

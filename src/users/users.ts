@@ -231,8 +231,7 @@ export async function updateUser(trx: Trx, actor: Actor, input: UpdateUser): Pro
     .set({
       email: after.email,
       email_normalized: normalizeLogin(after.email),
-      // An address that nobody has verified is not verified because its predecessor was.
-      email_verified: changed.includes('email') && !changed.includes('email_verified') ? false : after.email_verified,
+      email_verified: after.email_verified,
       name: after.name,
       profile: JSON.stringify(after.profile),
       attributes: JSON.stringify(attributes),

@@ -127,6 +127,45 @@ eachDatabase((_open, engine) => {
     expect(roles.body['roles']).toEqual(['support'])
   })
 
+  it('have the address that a PUT says, verified or not as it says, and the same PUT again changes nothing', async () => {
+    const created = await create('verified', { email_verified: true })
+    const path = `/v1/users/${String(created.body['user_id'])}`
+    const put = (body: object, headers: Record<string, string> = {}) => api.call(path, { method: 'PUT', body, headers })
+    const document = { email: 'verified.new@example.org', email_verified: true, name: 'Verified' }
+    const first = await put(document, { 'if-match': created.headers.get('etag') ?? '' })
+    expect([first.status, first.body['email_verified']]).toEqual([200, true])
+    const again = await put(document, { 'if-match': created.headers.get('etag') ?? '' })
+    expect([again.status, again.text, again.headers.get('etag')]).toEqual([200, first.text, first.headers.get('etag')])
+    const unverified = await put({ email: 'verified.newer@example.org', name: 'Verified' })
+    expect(unverified.body['email_verified']).toBe(false)
+    // What is left out has its default, whether or not the address changes.
+    await put({ ...document, email_verified: true })
+    expect((await put({ email: document.email })).body['email_verified']).toBe(false)
+  })
+
+  it('have an unverified address when a patch changes it, unless the patch says otherwise', async () => {
+    const created = await create('to-verify', { email_verified: true })
+    const path = `/v1/users/${String(created.body['user_id'])}`
+    const patch = async (body: unknown, type: string) => {
+      const headers = { 'content-type': `application/${type}+json` }
+      await api.call(path, { method: 'PATCH', body: { email: 'to-verify@example.org', email_verified: true } })
+      const answer = await api.call(path, { method: 'PATCH', rawBody: JSON.stringify(body), headers })
+      expect([body, answer.status]).toEqual([body, 200])
+      return answer.body['email_verified']
+    }
+    const email = 'to-verify.new@example.org'
+    expect(await patch({ name: 'Only the name' }, 'merge-patch')).toBe(true)
+    expect(await patch({ email }, 'merge-patch')).toBe(false)
+    expect(await patch({ email, email_verified: true }, 'merge-patch')).toBe(true)
+    expect(await patch({ email, email_verified: false }, 'merge-patch')).toBe(false)
+    const replace = { op: 'replace', path: '/email', value: email }
+    expect(await patch([replace], 'json-patch')).toBe(false)
+    expect(await patch([{ op: 'test', path: '/email_verified', value: true }, replace], 'json-patch')).toBe(false)
+    expect(await patch([replace, { op: 'replace', path: '/email_verified', value: true }], 'json-patch')).toBe(true)
+    expect(await patch([{ op: 'replace', path: '', value: { email, email_verified: true } }], 'json-patch')).toBe(true)
+    expect(await patch([{ op: 'replace', path: '', value: { email } }], 'json-patch')).toBe(false)
+  })
+
   it('are patched by merge patch and by JSON Patch', async () => {
     const { body } = await create('patch', { name: 'Before', profile: { given_name: 'A', family_name: 'B' } })
     const path = `/v1/users/${String(body['user_id'])}`
