@@ -14,7 +14,7 @@ import { acceptedType } from './accepted-type.ts'
 import { checkLifecycle, chooseVersion, vendorMediaType, type ApiVersion } from './api-version.ts'
 import { withDeadline } from './deadline.ts'
 import type { Caller, Endpoint, ErasedReply, ErasedRequest, OwnerOf } from './endpoint.ts'
-import { bodyTag, matchesNone, readIfMatch, versionTag } from './etag.ts'
+import { bodyTag, matchesNone, matchesStrongly, namesTag, readIfMatch, readIfNoneMatch, versionTag } from './etag.ts'
 import {
   fingerprintRequest,
   readIdempotencyKey,
@@ -160,7 +160,7 @@ async function answer(
   const maxBytes = endpoint.maxBodyBytes ?? defaultMaxBodyBytes
   const json = endpoint.body === undefined ? undefined : await readBody(ctx, endpoint, version, maxBytes)
   const { params, query, body } = checkRequest(endpoint, rawParams, ctx.querystring, json)
-  const conditions = readConditions(endpoint, ctx)
+  const { unwantedTags, ...conditions } = readConditions(endpoint, ctx)
 
   const begun = await beginWithKey(parts.idempotency, endpoint, ctx, caller, json)
   if (begun?.kind === 'replay') {
@@ -184,7 +184,11 @@ async function answer(
     async write(change) {
       if (written !== undefined) throw new Error(`${endpoint.name} writes twice`)
       return parts.db.transaction().execute(async (trx: Trx) => {
+        const present =
+          unwantedTags.length === 0 ? undefined : await findTag(parts.endpoints, endpoint, { ...request, db: trx })
         const reply = await change(trx, caller.actor)
+        // What would be refused without the condition is refused as it would be (RFC 9110 §13.2.1).
+        if (present !== undefined && namesTag(unwantedTags, present)) throw preconditionFailed(present)
         written = render(reply)
         await claim?.complete(trx, written)
         return reply
@@ -199,7 +203,7 @@ async function answer(
         ? await endpoint.handle(request)
         : await withDeadline(deadlineSeconds, (signal) => endpoint.handle({ ...request, signal }), ctx.state)
     if (claim !== undefined && written === undefined) throw new Error(`${endpoint.name} takes a key and writes nothing`)
-    send(ctx, written ?? render(reply), endpoint)
+    send(ctx, written ?? render(reply), endpoint, conditions.mustExist)
   } catch (error) {
     // Nothing happened, so the same key may try again; what was committed before the error stays answered.
     await claim?.abandon()
@@ -317,7 +321,7 @@ function invalid(details: readonly FieldError[]): Problem {
 }
 
 /**
- * What a change is to be based on. GET looks at If-None-Match when there is something to compare it with; POST makes
+ * What a change is to be based on. GET looks at both conditions when there is something to compare them with; POST makes
  * something that is not there yet.
  *
  * @throws Problem PRECONDITION_REQUIRED, or PRECONDITION_FAILED for a condition that nothing at this path can meet
@@ -325,18 +329,20 @@ function invalid(details: readonly FieldError[]): Problem {
 function readConditions(
   { method, requiresMatch = false, isVersioned = false, responses }: Endpoint,
   ctx: ApiContext,
-): Pick<ErasedRequest, 'expectedVersions' | 'mustExist' | 'mustNotExist'> {
+): Pick<ErasedRequest, 'expectedVersions' | 'mustExist' | 'mustNotExist'> & {
+  readonly unwantedTags: readonly string[]
+} {
   const { versions: expectedVersions, mustExist } = readIfMatch(ctx.get('If-Match'))
   if (requiresMatch && expectedVersions === undefined && !mustExist) throw new Problem('PRECONDITION_REQUIRED')
   const isChange = method !== 'GET' && method !== 'POST'
-  const mustNotExist = method !== 'GET' && ctx.get('If-None-Match').trim() === '*'
+  const { unwantedTags, mustNotExist } = readIfNoneMatch(isChange ? ctx.get('If-None-Match') : '')
   if (isChange && expectedVersions !== undefined && !isVersioned) {
     throw new Problem('PRECONDITION_FAILED', 'Nothing here has a version that a change could be based on.')
   }
-  if (isChange && mustNotExist && responses[201] === undefined) {
+  if (mustNotExist && responses[201] === undefined) {
     throw new Problem('PRECONDITION_FAILED', 'This changes what is there, and creates nothing.')
   }
-  return { expectedVersions, mustExist, mustNotExist }
+  return { expectedVersions, mustExist, mustNotExist, unwantedTags }
 }
 
 function patched(endpoint: Endpoint, current: object, json: JsonBody | undefined): unknown {
@@ -347,6 +353,28 @@ function patched(endpoint: Endpoint, current: object, json: JsonBody | undefined
   )
   if (!checked.success) throw invalid(checked.details)
   return checked.data
+}
+
+/** The tag that a read at the path of a change would have; undefined where nothing is, or can be read. */
+async function findTag(
+  endpoints: readonly Endpoint[],
+  { path }: Endpoint,
+  request: ErasedRequest,
+): Promise<string | undefined> {
+  const read = endpoints.find((one) => one.method === 'GET' && one.path === path)
+  if (read === undefined) return undefined
+  try {
+    const reply = await read.handle({ ...request, query: (read.query ?? noQuery).parse({}), body: undefined })
+    return renderReply(read, reply, '').headers['ETag']
+  } catch (error) {
+    if (error instanceof Problem && error.code === 'RESOURCE_NOT_FOUND') return undefined
+    throw error
+  }
+}
+
+/** @param present the tag of what there is */
+function preconditionFailed(present: string): Problem {
+  return new Problem('PRECONDITION_FAILED', undefined, { headers: { ETag: present } })
 }
 
 /** POST and PATCH may carry a key; the others are idempotent by themselves (RFC 9110 §9.2.2). */
@@ -386,16 +414,26 @@ function renderReply(endpoint: Endpoint, reply: ErasedReply, mediaType: string):
   return { status: reply.status, headers, body }
 }
 
-function send(ctx: ApiContext, { status, headers, body }: StoredAnswer, endpoint: Endpoint): void {
+/**
+ * @param isConditional If-Match was sent with a read
+ * @throws Problem PRECONDITION_FAILED
+ */
+function send(
+  ctx: ApiContext,
+  { status, headers, body }: StoredAnswer,
+  endpoint: Endpoint,
+  isConditional = false,
+): void {
   for (const name in headers) ctx.set(name, headers[name] ?? '')
   ctx.set('Cache-Control', endpoint.cacheControl ?? (endpoint.method === 'GET' ? 'private, no-cache' : 'no-store'))
-  if (
-    endpoint.method === 'GET' &&
-    headers['ETag'] !== undefined &&
-    !matchesNone(ctx.get('If-None-Match'), headers['ETag'])
-  ) {
-    ctx.status = 304
-    return
+  const { ETag: tag } = headers
+  if (endpoint.method === 'GET' && tag !== undefined) {
+    // In this order (RFC 9110 §13.2.2).
+    if (isConditional && !matchesStrongly(ctx.get('If-Match'), tag)) throw preconditionFailed(tag)
+    if (!matchesNone(ctx.get('If-None-Match'), tag)) {
+      ctx.status = 304
+      return
+    }
   }
   // Koa makes 204 of null, and leaves the media type that a string has been given.
   ctx.body = body === '' ? null : body

@@ -50,6 +50,34 @@ export function matchesNone(header: string, tag: string): boolean {
   return !readTags(header, 'If-None-Match').some((one) => opaque(one) === opaque(tag))
 }
 
+/**
+ * Whether If-Match names this tag of what was read (RFC 9110 §13.1.1: strong comparison, so that nobody can name a weak
+ * one).
+ */
+export function matchesStrongly(header: string, tag: string): boolean {
+  return header.trim() === '*' || (!tag.startsWith('W/') && readTags(header, 'If-Match').includes(tag))
+}
+
+/**
+ * Reads If-None-Match of a change: what must not be there (RFC 9110 §13.1.2).
+ *
+ * @throws Problem MALFORMED_REQUEST for a header that is no list of entity tags
+ */
+export function readIfNoneMatch(header: string): {
+  readonly unwantedTags: readonly string[]
+  readonly mustNotExist: boolean
+} {
+  if (header === '') return { unwantedTags: [], mustNotExist: false }
+  if (header.trim() === '*') return { unwantedTags: [], mustNotExist: true }
+  return { unwantedTags: readTags(header, 'If-None-Match'), mustNotExist: false }
+}
+
+/** Whether one of these is the tag of what a change found, in whatever variant; compared weakly. */
+export function namesTag(tags: readonly string[], present: string): boolean {
+  const versionOf = (tag: string) => tag.replace(/^W\//, '').replace(/^"(\d{1,15})\.[\w-]{1,32}"$/, '"$1"')
+  return tags.some((tag) => versionOf(tag) === versionOf(present))
+}
+
 function readTags(header: string, name: string): string[] {
   const tags = header.match(/(?:W\/)?"[\x21\x23-\x7e\x80-\xff]*"/g) ?? []
   const rest = header.replaceAll(/(?:W\/)?"[\x21\x23-\x7e\x80-\xff]*"/g, '').replaceAll(/[\s,]/g, '')

@@ -259,7 +259,6 @@ const always = [401, 403, 406, 429, 500, 503, 504] as const
 /** Which refusals follow from what an endpoint is made of. */
 export function refusalsOf(endpoint: Endpoint): number[] {
   const { method } = endpoint
-  const isChange = method !== 'GET' && method !== 'POST'
   // Whoever chooses the identifier finds nothing missing, but may choose a bad one: 400.
   const makesAnything = method === 'PUT' && endpoint.responses[201] !== undefined
   return [
@@ -270,7 +269,7 @@ export function refusalsOf(endpoint: Endpoint): number[] {
       ...(endpoint.path.includes('{') && !makesAnything ? [404] : []),
       ...(endpoint.body === undefined ? [] : [413, 415]),
       ...(method === 'POST' || method === 'PATCH' ? [409, 422] : []),
-      ...(isChange ? [412] : []),
+      ...(method === 'POST' ? [] : [412]),
       ...(endpoint.requiresMatch === true ? [428] : []),
       ...(endpoint.lifecycle?.goneAt === undefined ? [] : [410]),
       ...(endpoint.problems ?? []).map((code) => problemCatalogue[code].status),

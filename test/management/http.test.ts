@@ -443,6 +443,33 @@ eachDatabase((_open, engine) => {
       expect((await api.call(path, { headers: { 'if-none-match': tag } })).status).toBe(200)
     })
 
+    it('goes on only with what If-Match names, which is never a list', async () => {
+      const { path, tag } = await createUser('read-match')
+      const conditions = [
+        [path, tag, 200],
+        [path, `"999", ${tag}`, 200],
+        [path, '*', 200],
+        [path, '"999"', 412],
+        [path, `W/${tag}`, 412],
+        [path, 'garbage', 400],
+        ['/v1/users', '*', 200],
+        ['/v1/users', '"999"', 412],
+        ['/v1/users', (await api.call('/v1/users')).headers.get('etag') ?? '', 412],
+        ['/v1/users/usr_nobody', '"999"', 404],
+        ['/v1/users/usr_nobody', '*', 404],
+      ] as const
+      for (const method of ['GET', 'HEAD']) {
+        for (const [target, condition, status] of conditions) {
+          const answer = await api.call(target, { method, headers: { 'if-match': condition } })
+          expect([method, target, condition, answer.status]).toEqual([method, target, condition, status])
+          if (status === 412 && target === path) expect(answer.headers.get('etag')).toBe(tag)
+        }
+      }
+      // First the one, then the other (RFC 9110 §13.2.2).
+      const both = (match: string) => api.call(path, { headers: { 'if-match': match, 'if-none-match': tag } })
+      expect([(await both(tag)).status, (await both('"999"')).status]).toEqual([304, 412])
+    })
+
     it('of chosen fields is another representation with another ETag, good for If-Match all the same', async () => {
       const { path, tag } = await createUser('fields', { name: 'Fields' })
       const some = await api.call(`${path}?fields=email`)
@@ -712,6 +739,52 @@ eachDatabase((_open, engine) => {
         expect([method, ...refusal(answer)]).toEqual([method, 412, 'PRECONDITION_FAILED'])
       }
       expect((await api.call(path)).headers.get('etag')).toBe(tag)
+    })
+
+    it('happens to nothing that If-None-Match names, weakly, whatever has versions or not: 412', async () => {
+      const { path } = await createUser('unwanted')
+      const tagNow = async (of = path) => (await api.call(of)).headers.get('etag') ?? ''
+      const variant = (await api.call(`${path}?fields=email`)).headers.get('etag') ?? ''
+      const conditions = [
+        [await tagNow(), 412],
+        [`"999", W/${await tagNow()}`, 412],
+        [variant, 412],
+        ['garbage', 400],
+        ['"999"', 200],
+      ] as const
+      for (const [condition, status] of conditions) {
+        for (const method of ['DELETE', 'PUT', 'PATCH']) {
+          const tag = await tagNow()
+          if (method === 'DELETE' && status === 200) continue
+          const body = method === 'DELETE' ? {} : { body: { email: 'unwanted@http.example', name: `${method} done` } }
+          const answer = await api.call(path, { method, ...body, headers: { 'if-none-match': condition } })
+          expect([method, condition, answer.status]).toEqual([method, condition, status])
+          expect((await tagNow()) === tag).toBe(status !== 200)
+          if (status === 412) expect(answer.headers.get('etag')).toBe(tag)
+        }
+      }
+      const replaced = { method: 'PUT', body: { email: 'unwanted@http.example', name: 'PATCH done' } }
+      const again = await api.call(path, { ...replaced, headers: { 'if-none-match': await tagNow() } })
+      expect(refusal(again)).toEqual([412, 'PRECONDITION_FAILED'])
+
+      const key = await api.call('/v1/api-keys', {
+        method: 'POST',
+        body: { client_id: api.machine.client_id, name: 'Unwanted' },
+      })
+      const keyPath = key.headers.get('location') ?? ''
+      const remove = (tag: string) => api.call(keyPath, { method: 'DELETE', headers: { 'if-none-match': tag } })
+      expect(refusal(await remove(await tagNow(keyPath)))).toEqual([412, 'PRECONDITION_FAILED'])
+      expect((await api.call(keyPath)).status).toBe(200)
+      expect((await remove('"another"')).status).toBe(204)
+      // Of what is not there nothing is named, and what is refused anyhow is refused so.
+      expect((await remove('"another"')).status).toBe(404)
+      const make = (tag: string) =>
+        api.call('/v1/roles/unwanted', { method: 'PUT', body: {}, headers: { 'if-none-match': tag } })
+      const made = await make('"1"')
+      expect(made.status).toBe(201)
+      expect((await make(made.headers.get('etag') ?? '')).status).toBe(412)
+      const builtIn = { 'if-none-match': await tagNow('/v1/roles/administrator') }
+      expect((await api.call('/v1/roles/administrator', { method: 'DELETE', headers: builtIn })).status).toBe(409)
     })
 
     it('replaces a client by PUT, but for its permissions, secrets and status', async () => {
