@@ -130,7 +130,7 @@ export interface FieldError {
   /** as the caller wrote it: `email`, `features[3]` */
   readonly field: string
   /** the rule that it breaks: `type`, `maximum`, `required` */
-  readonly constraint?: string
+  readonly constraint: string
   readonly message: string
   /** what was sent; never a secret, and never more than a few words of it */
   readonly value?: string | number | boolean | null
@@ -191,10 +191,16 @@ export class Problem extends Error {
  * @param type in words, as `resource_type` says it: `user`
  * @param id as the caller wrote it
  * @param collection where those that there are can be listed: `/v1/users`
+ * @param parameter that the identifier was given as, where that is not the type with `_id`: `name`
  * @example
  * throw notFound('user', 'usr_1', '/v1/users')
  */
-export function notFound(type: string, id: string, collection?: string): Problem {
+export function notFound(
+  type: string,
+  id: string,
+  collection?: string,
+  parameter = `${type.replaceAll(/[ -]/g, '_')}_id`,
+): Problem {
   const shown = id.slice(0, 200)
   const name = `${type.charAt(0).toUpperCase()}${type.slice(1)}`
   return new Problem('RESOURCE_NOT_FOUND', `${name} '${shown}' not found`, {
@@ -205,7 +211,7 @@ export function notFound(type: string, id: string, collection?: string): Problem
         ...(collection === undefined
           ? []
           : [`Use GET ${collection} to list available ${collection.split('/').at(-1)}`]),
-        `Check ${type.replaceAll(/[ -]/g, '_')}_id spelling`,
+        `Check ${parameter} spelling`,
       ],
     },
   })
@@ -221,15 +227,30 @@ export function notFound(type: string, id: string, collection?: string): Problem
 export function parseInput<S extends z.ZodType>(schema: S, input: unknown): z.output<S> {
   const result = checkInput(schema, input)
   if (result.success) return result.data
-  const details = result.details.map(({ value: _value, ...detail }) => detail)
+  throw invalidFields(result.details.map(({ value: _value, ...detail }) => detail))
+}
+
+/** A refusal of these fields, for readers of its one sentence too. */
+export function invalidFields(details: readonly FieldError[]): Problem {
   const [first] = details
-  throw new Problem(
-    'VALIDATION_ERROR',
+  const message =
     details.length === 1 && first !== undefined
       ? `${first.field === '' ? 'The request' : first.field}: ${first.message}`
-      : `${details.length} fields are not valid.`,
-    { details },
-  )
+      : `${details.length} fields are not valid.`
+  return new Problem('VALIDATION_ERROR', message, { details })
+}
+
+/** The members of a refused body that their own schemas let pass, as those read them: what is wrong has no key here. */
+export function fittingMembers<S extends z.ZodObject>(
+  schema: S,
+  body: Readonly<Record<string, unknown>>,
+): Partial<z.output<S>> {
+  return Object.fromEntries(
+    Object.entries(schema.shape).flatMap(([name, member]) => {
+      const checked = (member as z.ZodType).safeParse(body[name])
+      return checked.success ? [[name, checked.data]] : []
+    }),
+  ) as Partial<z.output<S>>
 }
 
 export type CheckedInput<T> =
@@ -295,6 +316,9 @@ function shownValue(issue: z.core.$ZodIssue): Pick<FieldError, 'value'> {
 
 function fieldErrors(issue: z.core.$ZodIssue): FieldError[] {
   const field = fieldName(issue.path)
+  // Of a record the name of a member: what is wrong with it is said inside.
+  if (issue.code === 'invalid_key')
+    return issue.issues.flatMap((inside) => fieldErrors({ ...inside, path: issue.path }))
   if (issue.code === 'unrecognized_keys') {
     return issue.keys.slice(0, mostDetails).map((key) => ({
       field: fieldName([...issue.path, key.slice(0, 60)]),
@@ -308,7 +332,9 @@ function fieldErrors(issue: z.core.$ZodIssue): FieldError[] {
 }
 
 /** What a schema of ours says in its issue's `params`. */
-function ownMembers(issue: z.core.$ZodIssue): Pick<FieldError, 'constraint' | 'expected_format' | 'suggestion'> {
+function ownMembers(
+  issue: z.core.$ZodIssue,
+): Partial<Pick<FieldError, 'constraint' | 'expected_format' | 'suggestion'>> {
   const params = issue.code === 'custom' ? (issue.params ?? {}) : {}
   const members = ['constraint', 'expected_format', 'suggestion'] as const
   return Object.fromEntries(members.flatMap((name) => (typeof params[name] === 'string' ? [[name, params[name]]] : [])))
@@ -320,6 +346,8 @@ function constraintOf(issue: z.core.$ZodIssue): string {
   if (issue.code === 'invalid_type') return issue.input === undefined ? 'required' : 'type'
   if (issue.code === 'invalid_format') return 'format'
   if (issue.code === 'invalid_value') return issue.input === undefined ? 'required' : 'enum'
+  // A rule of ours says in `ownMembers` which it is.
+  if (issue.code === 'custom') return 'format'
   return issue.code
 }
 

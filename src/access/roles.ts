@@ -9,7 +9,7 @@ import { writeAudit, type Actor } from '../audit/audit.ts'
 import type { Db, Trx } from '../database/database.ts'
 import type { RolesTable } from '../database/tables.ts'
 import { requireVersion } from '../http/etag.ts'
-import { notFound, parseInput, Problem } from '../problems.ts'
+import { invalidFields, notFound, parseInput, Problem, type FieldError } from '../problems.ts'
 import { revoke, revokeUsers } from '../revocation/revocations.ts'
 import {
   administratorRole,
@@ -114,7 +114,7 @@ export async function putRole(
   }
   requireVersion(expectedVersions, before.row_version)
   if (name === administratorRole && lost.length > 0) throw builtIn()
-  await requirePermissions(trx, gained)
+  if (gained.length > 0) await requirePermissions(trx, permissions)
   await requireRightsOfRole(trx, actor, name)
   await requireOwnRights(trx, actor, gained)
   for (const { resource, permission } of lost) {
@@ -190,7 +190,7 @@ export async function grantPermission(
 ): Promise<boolean> {
   const { role, resource, permission } = parseInput(rolePermissionSchema, input)
   await lockRole(trx, role)
-  await requirePermissions(trx, [{ resource, permission }])
+  await requirePermissions(trx, [{ resource, permission }], () => 'permission')
   await requireOwnRights(trx, actor, [{ resource, permission }])
   const { numInsertedOrUpdatedRows } = await trx
     .insertInto('role_permissions')
@@ -303,7 +303,8 @@ export async function unassignRole(trx: Trx, actor: Actor, input: z.input<typeof
 /**
  * Gives a person exactly these roles.
  * @param input.check told the version of what the change is based on, once nobody else can change it
- * @throws Problem when there is no such role or person, or as assigning and taking away would
+ * @throws Problem RESOURCE_NOT_FOUND for the person, VALIDATION_ERROR for roles that there are not, or as assigning and
+ *   taking away would
  */
 export async function setRolesOf(
   trx: Trx,
@@ -313,8 +314,11 @@ export async function setRolesOf(
   const before = await findRolesOf(trx, input.user_id)
   // In one order, so that two changes beside each other cannot deadlock; the roles before the person, as everywhere.
   const all = [...new Set([...before, ...input.roles])].sort()
-  for (const role of all) await lockRole(trx, role)
+  const known = new Set<string>()
+  for (const role of all) if (await isRoleLocked(trx, role)) known.add(role)
   await lockUser(trx, input.user_id)
+  const unknown = unknownAmong(input.roles, known)
+  if (unknown.length > 0) throw invalidFields(unknown)
   const held = await findRolesOf(trx, input.user_id)
   const wanted = new Set(input.roles)
   const isSame = held.length === wanted.size && held.every((role) => wanted.has(role))
@@ -349,19 +353,61 @@ export async function getRole(db: Db, name: string): Promise<Role> {
   return (await findRole(db, name)) ?? unknownRole(name)
 }
 
-/** @throws Problem that names each permission that does not exist */
-export async function requirePermissions(db: Db, permissions: readonly Permission[]): Promise<void> {
-  if (permissions.length === 0) return
+/**
+ * @param fieldOf how the caller knows each of them
+ * @throws Problem that names each permission that does not exist
+ */
+export async function requirePermissions(
+  db: Db,
+  permissions: readonly Permission[],
+  fieldOf?: (place: number) => string,
+): Promise<void> {
+  const unknown = await findUnknownPermissions(db, permissions, fieldOf)
+  if (unknown.length > 0) throw invalidFields(unknown)
+}
+
+/** Those permissions of a list as it was sent that can be some, each in its place. */
+export function fittingPermissions(sent: unknown): (Permission | undefined)[] {
+  return Array.isArray(sent) ? sent.slice(0, 1_000).map((one) => permissionSchema.safeParse(one).data) : []
+}
+
+/** What is wrong with each permission that does not exist. */
+export async function findUnknownPermissions(
+  db: Db,
+  permissions: readonly (Permission | undefined)[],
+  fieldOf = (place: number) => `permissions[${place}]`,
+): Promise<FieldError[]> {
+  const asked = permissions.filter((one) => one !== undefined)
+  if (asked.length === 0) return []
   const { rows: missing } = await sql<Permission>`
     SELECT asked.resource, asked.permission
-    FROM jsonb_to_recordset(${JSON.stringify(permissions)}::jsonb) AS asked (resource text, permission text)
+    FROM jsonb_to_recordset(${JSON.stringify(asked)}::jsonb) AS asked (resource text, permission text)
     WHERE NOT EXISTS (
       SELECT 1 FROM permissions p WHERE p.resource = asked.resource AND p.permission = asked.permission
     )`.execute(db)
-  if (missing.length === 0) return
-  throw new Problem(
-    'VALIDATION_ERROR',
-    `There is no permission ${missing.map(({ resource, permission }) => `${permission} at ${resource}`).join(', ')}.`,
+  const describe = ({ resource, permission }: Permission) => `There is no permission ${permission} at ${resource}`
+  const messages = new Set(missing.map(describe))
+  return permissions.flatMap((one, place) =>
+    one !== undefined && messages.has(describe(one))
+      ? [{ field: fieldOf(place), constraint: 'exists', message: describe(one) }]
+      : [],
+  )
+}
+
+/** What is wrong with each role of a list as it was sent that can be one and does not exist. */
+export async function findUnknownRoles(db: Db, sent: unknown): Promise<FieldError[]> {
+  const names = Array.isArray(sent) ? sent.slice(0, 100).map((one) => roleName.safeParse(one).data) : []
+  const asked = names.filter((name) => name !== undefined)
+  if (asked.length === 0) return []
+  const rows = await db.selectFrom('roles').select('name').where('name', 'in', asked).execute()
+  return unknownAmong(names, new Set(rows.map(({ name }) => name)))
+}
+
+function unknownAmong(names: readonly (string | undefined)[], known: ReadonlySet<string>): FieldError[] {
+  return names.flatMap((name, place) =>
+    name === undefined || known.has(name)
+      ? []
+      : [{ field: `roles[${place}]`, constraint: 'exists', message: `There is no role ${name}` }],
   )
 }
 
@@ -379,8 +425,13 @@ async function readRoles(db: Db, condition: ReturnType<typeof sql>): Promise<Rol
 
 /** The role's row is locked first by every change of it, so that two cannot each miss what the other does. */
 async function lockRole(trx: Trx, name: string): Promise<void> {
+  if (!(await isRoleLocked(trx, name))) unknownRole(name)
+}
+
+/** @returns false when there is no such role */
+async function isRoleLocked(trx: Trx, name: string): Promise<boolean> {
   const { rows } = await sql`SELECT 1 FROM roles WHERE name = ${name} FOR NO KEY UPDATE`.execute(trx)
-  if (rows.length === 0) unknownRole(name)
+  return rows.length > 0
 }
 
 async function lockUser(trx: Trx, id: string): Promise<void> {
@@ -462,5 +513,5 @@ async function endTokens(trx: Trx, actor: Actor, userId: string, reason: string)
 }
 
 function unknownRole(name: string): never {
-  throw notFound('role', name, '/v1/roles')
+  throw notFound('role', name, '/v1/roles', 'name')
 }

@@ -14,6 +14,9 @@ import {
   createRoleSchema,
   deleteRole,
   findRolesOf,
+  findUnknownPermissions,
+  findUnknownRoles,
+  fittingPermissions,
   getRole,
   putRole,
   putRoleSchema,
@@ -144,6 +147,7 @@ export function roleRoutes({ cursors }: RoleRoutesParts): readonly Endpoint[] {
       tag,
       access: write,
       body: createBody,
+      alsoWrong: ({ body, db }) => findUnknownPermissions(db, fittingPermissions(body['permissions'])),
       responses: { 201: roleBody },
       problems: ['CONFLICT'],
       async handle({ body, write }) {
@@ -181,6 +185,7 @@ export function roleRoutes({ cursors }: RoleRoutesParts): readonly Endpoint[] {
       access: write,
       params,
       body: putBody,
+      alsoWrong: ({ body, db }) => findUnknownPermissions(db, fittingPermissions(body['permissions'])),
       isVersioned: true,
       responses: { 200: roleBody, 201: roleBody },
       problems: ['CONFLICT'],
@@ -238,6 +243,7 @@ export function roleRoutes({ cursors }: RoleRoutesParts): readonly Endpoint[] {
       access: write,
       params: userParams,
       body: setRolesBody,
+      alsoWrong: ({ body, db }) => findUnknownRoles(db, body['roles']),
       isVersioned: true,
       requiresMatch: true,
       responses: { 200: rolesOfUserBody },
@@ -286,7 +292,7 @@ export function roleRoutes({ cursors }: RoleRoutesParts): readonly Endpoint[] {
         return write(async (trx, actor) => {
           const { user_id, name } = params
           if (!(await unassignRole(trx, actor, { user_id, role: name }))) {
-            throw notFound('role', name, `/v1/users/${user_id}/roles`)
+            throw notFound('role', name, `/v1/users/${user_id}/roles`, 'name')
           }
           return reply(204, undefined)
         })

@@ -4384,7 +4384,6 @@ export interface operations {
             400: components["responses"]["400"];
             401: components["responses"]["401"];
             403: components["responses"]["403"];
-            404: components["responses"]["404"];
             406: components["responses"]["406"];
             409: components["responses"]["409"];
             413: components["responses"]["413"];

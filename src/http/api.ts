@@ -37,7 +37,7 @@ export interface ApiParts {
   readonly versions: readonly ApiVersion[]
   /** @throws Problem AUTHENTICATION_ERROR or AUTHORIZATION_ERROR with its challenge */
   readonly authenticate: (ctx: ParameterizedContext<RequestState>) => Promise<Caller>
-  /** Before anybody is known. @throws Problem RATE_LIMIT_EXCEEDED */
+  /** Before anybody is known, and whether or not there is such a path. @throws Problem RATE_LIMIT_EXCEEDED */
   readonly limitNetwork?: (ctx: ParameterizedContext<RequestState>) => Promise<void>
   /** @throws Problem RATE_LIMIT_EXCEEDED */
   readonly limitCaller?: (caller: Caller) => Promise<LimitHeaders>
@@ -159,7 +159,9 @@ async function answer(
 
   const maxBytes = endpoint.maxBodyBytes ?? defaultMaxBodyBytes
   const json = endpoint.body === undefined ? undefined : await readBody(ctx, endpoint, version, maxBytes)
-  const { params, query, body } = checkRequest(endpoint, rawParams, ctx.querystring, json)
+  const checked = checkRequest(endpoint, ctx.path, rawParams, ctx.querystring, json)
+  if ('details' in checked) throw await refuseAll(parts.db, endpoint, checked)
+  const { params, query, body } = checked
   const { unwantedTags, ...conditions } = readConditions(endpoint, ctx)
 
   const begun = await beginWithKey(parts.idempotency, endpoint, ctx, caller, json)
@@ -169,6 +171,7 @@ async function answer(
   }
   const claim = begun?.claim
   let written: StoredAnswer | undefined
+  let refusedPatch: Refused | undefined
   const render = (reply: ErasedReply) => renderReply(endpoint, reply, mediaType)
   const request: ErasedRequest = {
     params,
@@ -179,7 +182,14 @@ async function answer(
     ...conditions,
     path: ctx.path,
     signal: ctx.state.signal,
-    patched: (current) => patched(endpoint, current, json),
+    patched(current) {
+      if (json === undefined || endpoint.body === undefined) throw new Error(`${endpoint.name} takes no patch`)
+      const document = applyPatch(current as JsonObject, json.mediaType as PatchMediaType, json.value)
+      const patched = checkInput(endpoint.body, document)
+      if (patched.success) return patched.data
+      refusedPatch = { details: patched.details, body: document, params: rawParams }
+      throw invalid(patched.details)
+    },
     patches: (member) => setsMember(json?.mediaType as PatchMediaType, json?.value, member),
     async write(change) {
       if (written !== undefined) throw new Error(`${endpoint.name} writes twice`)
@@ -207,7 +217,7 @@ async function answer(
   } catch (error) {
     // Nothing happened, so the same key may try again; what was committed before the error stays answered.
     await claim?.abandon()
-    throw error
+    throw refusedPatch === undefined ? error : await refuseAll(parts.db, endpoint, refusedPatch)
   }
 }
 
@@ -240,7 +250,7 @@ function readParams(ctx: ApiContext, caller: Caller): Record<string, string> {
  */
 async function requireOwn(
   db: Db,
-  { access }: Endpoint,
+  { access, path }: Endpoint,
   caller: Caller,
   params: Readonly<Record<string, string>>,
 ): Promise<void> {
@@ -251,7 +261,7 @@ async function requireOwn(
   if (typeof self.owner === 'string') {
     if (params[self.owner] !== caller.userId) throw insufficientScope([access.scope])
   } else if ((await ownerOf(self.owner, params, db)) !== caller.userId) {
-    throw new Problem('RESOURCE_NOT_FOUND', 'There is no such thing of yours.')
+    throw nothingThere(path, Object.entries(params).at(-1), self.listedAt)
   }
 }
 
@@ -276,22 +286,33 @@ async function readBody(ctx: ApiContext, endpoint: Endpoint, version: ApiVersion
 const noParams = z.object({})
 const noQuery = z.strictObject({})
 
-/** Everything that is wrong with a request, at once. */
+/** What is wrong with a request, and its body where more of that can be judged. */
+interface Refused {
+  readonly details: readonly FieldError[]
+  readonly body?: unknown
+  readonly params: Readonly<Record<string, string>>
+}
+
+/**
+ * Everything that is wrong with a request, at once.
+ *
+ * @throws Problem RESOURCE_NOT_FOUND for an identifier that nothing can have
+ */
 function checkRequest(
   endpoint: Endpoint,
+  path: string,
   rawParams: Record<string, string>,
   rawQuery: string,
   json: JsonBody | undefined,
-): { params: unknown; query: unknown; body: unknown } {
+): { params: unknown; query: unknown; body: unknown } | Refused {
   const params = checkInput(endpoint.params ?? noParams, rawParams)
   const unstorable = Object.entries(rawParams).filter(([, value]) => !isStorableText(value))
-  if (!params.success || unstorable.length > 0) {
-    // Whoever chooses an identifier is told what is wrong with it; else none of that form can exist, so nothing is there.
-    if (endpoint.method === 'PUT' && endpoint.responses[201] !== undefined) {
-      throw invalid(params.success ? unstorable.map(([field]) => unstorableParameter(field)) : params.details)
-    }
-    const [name = 'id', value = ''] = Object.entries(rawParams).at(-1) ?? []
-    throw notFound(typeOf(endpoint.path, name), isStorableText(value) ? value : '')
+  const wrongParams = params.success ? unstorable.map(([field]) => unstorableParameter(field)) : params.details
+  // Whoever chooses an identifier is told what is wrong with it; else none of that form can exist, so nothing is there.
+  if (wrongParams.length > 0 && (endpoint.method !== 'PUT' || endpoint.responses[201] === undefined)) {
+    const wrong = Object.entries(rawParams).find(([name]) => wrongParams.some(({ field }) => field === name))
+    const step = endpoint.path.split('/').indexOf(`{${wrong?.[0] ?? ''}}`)
+    throw nothingThere(endpoint.path, wrong, path.split('/').slice(0, step).join('/'))
   }
   const query = checkQuery(endpoint.query ?? noQuery, rawQuery)
   // A patch is checked once it has been applied to what is there.
@@ -299,9 +320,29 @@ function checkRequest(
     endpoint.body === undefined || endpoint.method === 'PATCH'
       ? ({ success: true, data: undefined } as const)
       : checkInput(endpoint.body, json?.value)
-  const details = [...(query.success ? [] : query.details), ...(body.success ? [] : body.details)]
-  if (details.length > 0 || !query.success || !body.success) throw invalid(details)
-  return { params: params.data, query: query.data, body: body.data }
+  if (wrongParams.length === 0 && params.success && query.success && body.success) {
+    return { params: params.data, query: query.data, body: body.data }
+  }
+  const details = [...wrongParams, ...(query.success ? [] : query.details), ...(body.success ? [] : body.details)]
+  // What no database holds must not be looked for there; a patch is not yet what it makes.
+  const isReadable = unstorable.length === 0 && endpoint.method !== 'PATCH'
+  return { details, params: rawParams, ...(isReadable ? { body: json?.value } : {}) }
+}
+
+const mostDetails = 50
+
+/** With whatever else the handler would find wrong with the body. */
+async function refuseAll(db: Db, endpoint: Endpoint, { details, body, params }: Refused): Promise<Problem> {
+  if (endpoint.alsoWrong === undefined || typeof body !== 'object' || body === null) return invalid(details)
+  const known = new Set(details.map(({ field }) => field))
+  const more = await endpoint.alsoWrong({ body: body as Readonly<Record<string, unknown>>, params, db })
+  return invalid([...details, ...more.filter(({ field }) => !known.has(field))].slice(0, mostDetails))
+}
+
+/** What is said of an identifier that nothing has, or nothing that the caller may know of. */
+function nothingThere(path: string, parameter: readonly [string, string] | undefined, collection?: string): Problem {
+  const [name, value] = parameter ?? ['id', '']
+  return notFound(typeOf(path, name), isStorableText(value) ? value : '', collection, name)
 }
 
 function unstorableParameter(field: string): FieldError {
@@ -343,16 +384,6 @@ function readConditions(
     throw new Problem('PRECONDITION_FAILED', 'This changes what is there, and creates nothing.')
   }
   return { expectedVersions, mustExist, mustNotExist, unwantedTags }
-}
-
-function patched(endpoint: Endpoint, current: object, json: JsonBody | undefined): unknown {
-  if (json === undefined || endpoint.body === undefined) throw new Error(`${endpoint.name} takes no patch`)
-  const checked = checkInput(
-    endpoint.body,
-    applyPatch(current as JsonObject, json.mediaType as PatchMediaType, json.value),
-  )
-  if (!checked.success) throw invalid(checked.details)
-  return checked.data
 }
 
 /** The tag that a read at the path of a change would have; undefined where nothing is, or can be read. */

@@ -9,7 +9,7 @@
 import type { z } from 'zod'
 import type { Actor } from '../audit/audit.ts'
 import type { Db, Trx } from '../database/database.ts'
-import type { ProblemCode } from '../problems.ts'
+import type { FieldError, ProblemCode } from '../problems.ts'
 import type { ExpectedVersions } from './etag.ts'
 
 export type Method = 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE'
@@ -31,10 +31,10 @@ export interface Caller {
 /** Whose a thing is: the name of the path's parameter that says it, or a look-up. */
 export type OwnerOf = string | ((params: Readonly<Record<string, string>>, db: Db) => Promise<string | undefined>)
 
-/** Who may call an endpoint: holders of `scope`; and of `self.scope`, about what is their own. */
+/** Who may call an endpoint: holders of `scope`; and of `self.scope`, about what is their own, listed at `self.listedAt`. */
 export interface Access {
   readonly scope: string
-  readonly self?: { readonly scope: string; readonly owner: OwnerOf }
+  readonly self?: { readonly scope: string; readonly owner: OwnerOf; readonly listedAt?: string }
 }
 
 /** Holders of this scope, for anybody's things. */
@@ -47,9 +47,10 @@ export function holdersOf(scope: string): Access {
  *
  * @param owner a parameter of the path: somebody else's is then refused with 403 before anything is looked up; or a
  *   look-up: somebody else's is then 404, as if it were not there
+ * @param listedAt where people find what is their own, for that 404: `/v1/users/me/sessions`
  */
-export function holdersOrSelf(scope: string, selfScope: string, owner: OwnerOf): Access {
-  return { scope, self: { scope: selfScope, owner } }
+export function holdersOrSelf(scope: string, selfScope: string, owner: OwnerOf, listedAt?: string): Access {
+  return { scope, self: { scope: selfScope, owner, ...(listedAt === undefined ? {} : { listedAt }) } }
 }
 
 /** Statuses that an endpoint succeeds with, each with the schema of its body; null: none. */
@@ -105,6 +106,15 @@ export interface Lifecycle {
   readonly migrationGuide?: string
 }
 
+/** The body of a request that is refused. */
+export interface RefusedBody {
+  /** as it was sent, or as a patch would make it */
+  readonly body: Readonly<Record<string, unknown>>
+  /** of the path */
+  readonly params: Readonly<Record<string, string>>
+  readonly db: Db
+}
+
 export interface Declaration<P extends z.ZodObject, Q extends z.ZodObject, B extends z.ZodType, R extends Responses> {
   readonly method: Method
   /** as OpenAPI writes it: `/v1/users/{user_id}` */
@@ -122,6 +132,11 @@ export interface Declaration<P extends z.ZodObject, Q extends z.ZodObject, B ext
   readonly body?: B
   /** for PATCH: the body of a merge patch, as documented; `body` made partial when left out */
   readonly mergePatch?: z.ZodType
+  /**
+   * What else is wrong with the body of a request that a schema refuses, so that all of it is said at once: what the
+   * handler would refuse of those members that can be judged without the others.
+   */
+  readonly alsoWrong?: (refused: RefusedBody) => Promise<readonly FieldError[]>
   readonly responses: R
   /** refusals of its own, besides those that its parts imply */
   readonly problems?: readonly ProblemCode[]

@@ -113,7 +113,7 @@ export function keyRoutes({ encryption, rsaBits, publishAheadSeconds }: KeyRoute
       responses: { 200: keyBody },
       async handle({ db, params }) {
         const key = (await findSigningKeys(db)).find(({ kid }) => kid === params.kid)
-        if (key === undefined) throw notFound('key', params.kid, '/v1/keys')
+        if (key === undefined) throw notFound('key', params.kid, '/v1/keys', 'kid')
         return reply(200, describeKey(key))
       },
     }),
@@ -132,10 +132,10 @@ export function keyRoutes({ encryption, rsaBits, publishAheadSeconds }: KeyRoute
         const fresh = await prepareSigningKey({ encryption, rsaBits })
         return write(async (trx, actor) => {
           const isThere = (await findSigningKeys(trx)).some(({ kid }) => kid === params.kid)
-          if (!isThere) throw notFound('key', params.kid, '/v1/keys')
+          if (!isThere) throw notFound('key', params.kid, '/v1/keys', 'kid')
           await revokeKey(trx, actor, { kid: params.kid, reason: body.reason, fresh })
           const key = (await findSigningKeys(trx)).find(({ kid }) => kid === params.kid)
-          if (key === undefined) throw notFound('key', params.kid, '/v1/keys')
+          if (key === undefined) throw notFound('key', params.kid, '/v1/keys', 'kid')
           return reply(201, describeKey(key), { headers: { Location: `/v1/keys/${key.kid}` } })
         })
       },

@@ -9,8 +9,8 @@ import { z } from 'zod'
 import { requireMayChangeClient, requireRightsOverClient } from '../access/rights.ts'
 import { writeAudit, type Actor } from '../audit/audit.ts'
 import type { Db, Trx } from '../database/database.ts'
-import { notFound, parseInput, Problem } from '../problems.ts'
-import { planName, requirePlan } from './plans.ts'
+import { fittingMembers, invalidFields, notFound, parseInput, type FieldError, type Problem } from '../problems.ts'
+import { findUnknownPlan, planName } from './plans.ts'
 
 /** A key as everyone may see it. */
 export interface ApiKey {
@@ -44,8 +44,8 @@ export const createApiKeySchema = z.strictObject({
 
 /**
  * @returns with the key itself, which is in nobody's hands afterwards but the caller's
- * @throws Problem RESOURCE_NOT_FOUND for the client, AUTHORIZATION_ERROR for one that may do more, CONFLICT for one of the
- *   provider itself; VALIDATION_ERROR for a plan that does not exist, or an end that has passed
+ * @throws Problem AUTHORIZATION_ERROR for a client that may do more, CONFLICT for one of the provider itself;
+ *   VALIDATION_ERROR for a client or plan that does not exist, or an end that has passed
  */
 export async function createApiKey(
   trx: Trx,
@@ -53,16 +53,9 @@ export async function createApiKey(
   input: z.input<typeof createApiKeySchema>,
 ): Promise<{ readonly api_key: ApiKey; readonly key: string }> {
   const { client_id, name, plan, expires_at } = parseInput(createApiKeySchema, input)
-  const client = await trx
-    .selectFrom('clients')
-    .select('id')
-    .where('id', '=', client_id)
-    .forKeyShare()
-    .executeTakeFirst()
-  if (client === undefined) throw notFound('client', client_id, '/v1/clients')
+  const unusable = await findUnusable(trx, { client_id, plan, expires_at })
   await requireMayChangeClient(trx, actor, client_id)
-  await requirePlan(trx, plan)
-  await requireFuture(trx, expires_at)
+  if (unusable.length > 0) throw invalidFields(unusable)
   const key = `${valuePrefix}${randomBytes(32).toString('base64url')}`
   const id = `key_${randomBytes(12).toString('base64url')}`
   await trx
@@ -173,14 +166,31 @@ function hashOf(key: string): Buffer {
   return createHash('sha256').update(key).digest()
 }
 
-async function requireFuture(trx: Trx, time: string | null): Promise<void> {
-  if (time === null) return
-  const { rows } = await sql<{ ok: boolean }>`SELECT ${time}::timestamptz > now() AS ok`.execute(trx)
-  if (rows[0]?.ok === true) return
-  const message = 'must lie in the future'
-  throw new Problem('VALIDATION_ERROR', `expires_at: ${message}`, {
-    details: [{ field: 'expires_at', constraint: 'minimum', message }],
-  })
+/** What a key cannot be made of; the client and plan that there are, a transaction holds from now on. */
+async function findUnusable(
+  db: Db,
+  { client_id, plan = null, expires_at = null }: Partial<z.output<typeof createApiKeySchema>>,
+): Promise<FieldError[]> {
+  return [
+    ...(client_id === undefined ? [] : await findUnknownClient(db, client_id)),
+    ...(await findUnknownPlan(db, plan)),
+    ...(expires_at === null ? [] : await findPast(db, expires_at)),
+  ]
+}
+
+async function findUnknownClient(db: Db, id: string): Promise<FieldError[]> {
+  const client = await db.selectFrom('clients').select('id').where('id', '=', id).forKeyShare().executeTakeFirst()
+  return client === undefined ? [{ field: 'client_id', constraint: 'exists', message: `There is no client ${id}` }] : []
+}
+
+async function findPast(db: Db, time: string): Promise<FieldError[]> {
+  const { rows } = await sql<{ ok: boolean }>`SELECT ${time}::timestamptz > now() AS ok`.execute(db)
+  return rows[0]?.ok === true ? [] : [{ field: 'expires_at', constraint: 'minimum', message: 'must lie in the future' }]
+}
+
+/** What `createApiKey` would say of a body that its schema refuses, in the members that this lets pass. */
+export function findWrongInNewKey(db: Db, body: Readonly<Record<string, unknown>>): Promise<FieldError[]> {
+  return findUnusable(db, fittingMembers(createApiKeySchema, body))
 }
 
 function apiKeyNotFound(id: string): Problem {

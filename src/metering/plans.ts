@@ -14,7 +14,7 @@ import type { Db, Trx } from '../database/database.ts'
 import type { UsagePlansTable } from '../database/tables.ts'
 import { requireVersion } from '../http/etag.ts'
 import { quotaPeriods } from '../http/rate-limit.ts'
-import { notFound, parseInput, Problem } from '../problems.ts'
+import { invalidFields, notFound, parseInput, Problem, type FieldError } from '../problems.ts'
 
 /** A plan's name stands in addresses: `/v1/plans/Basic%20Plan`. */
 export const planName = z
@@ -192,16 +192,20 @@ export async function setClientPlan(
  * @throws Problem VALIDATION_ERROR when there is none of that name
  */
 export async function requirePlan(trx: Trx, name: string | null): Promise<void> {
-  if (name === null) return
-  const found = await trx
+  const unknown = await findUnknownPlan(trx, name)
+  if (unknown.length > 0) throw invalidFields(unknown)
+}
+
+/** What is wrong with the name of a plan that there is not; one that there is, a transaction holds from now on. */
+export async function findUnknownPlan(db: Db, name: string | null): Promise<FieldError[]> {
+  if (name === null) return []
+  const found = await db
     .selectFrom('usage_plans')
     .select('name')
     .where('name', '=', name)
     .forKeyShare()
     .executeTakeFirst()
-  if (found !== undefined) return
-  const message = `There is no plan ${name}`
-  throw new Problem('VALIDATION_ERROR', `${message}.`, { details: [{ field: 'plan', constraint: 'exists', message }] })
+  return found === undefined ? [{ field: 'plan', constraint: 'exists', message: `There is no plan ${name}` }] : []
 }
 
 export async function findPlan(db: Db, name: string): Promise<Plan | undefined> {
@@ -291,7 +295,7 @@ function targetOf(name: string) {
 }
 
 function planNotFound(name: string): Problem {
-  return notFound('plan', name, '/v1/plans')
+  return notFound('plan', name, '/v1/plans', 'name')
 }
 
 function counted(n: number, noun: string): string {

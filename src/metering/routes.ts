@@ -7,8 +7,16 @@ import { filter, listOf } from '../http/list-query.ts'
 import { pageBody } from '../http/page-body.ts'
 import { readPage } from '../http/pagination.ts'
 import { dateParameter, optional, textParameter } from '../http/query-parameters.ts'
-import { Problem } from '../problems.ts'
-import { createApiKey, createApiKeySchema, getApiKey, revokeApiKey, selectApiKeys, type ApiKey } from './api-keys.ts'
+import { fittingMembers, invalidFields, type FieldError } from '../problems.ts'
+import {
+  createApiKey,
+  createApiKeySchema,
+  findWrongInNewKey,
+  getApiKey,
+  revokeApiKey,
+  selectApiKeys,
+  type ApiKey,
+} from './api-keys.ts'
 import { deletePlan, getPlan, planName, planOf, planSchema, putPlan, setClientPlan, type Plan } from './plans.ts'
 import { summarizeUsage } from './usage.ts'
 
@@ -209,16 +217,12 @@ export function meteringRoutes({ cursors }: MeteringRoutesParts): readonly Endpo
       access: holdersOf('plans:write'),
       params: planParams,
       body: putPlanBody,
+      alsoWrong: async ({ body, params }) => findOtherName(fittingMembers(planSchema, body).name, params['name']),
       isVersioned: true,
       responses: { 200: planBody, 201: planBody },
       async handle({ params, body, expectedVersions, mustExist, mustNotExist, write }) {
-        if (body.name !== params.name) {
-          throw new Problem('VALIDATION_ERROR', 'Request validation failed', {
-            details: [
-              { field: 'name', value: body.name, constraint: 'matches', message: 'Must be the name in the path' },
-            ],
-          })
-        }
+        const wrong = findOtherName(body.name, params.name)
+        if (wrong.length > 0) throw invalidFields(wrong)
         return write(async (trx, actor) => {
           const conditions = {
             expectedVersions: mustExist ? (expectedVersions ?? [await versionOf(trx, params.name)]) : undefined,
@@ -297,8 +301,9 @@ export function meteringRoutes({ cursors }: MeteringRoutesParts): readonly Endpo
       tag: 'API keys',
       access: holdersOf('clients:write'),
       body: createKeyBody,
+      alsoWrong: ({ body, db }) => findWrongInNewKey(db, body),
       responses: { 201: newKeyBody },
-      problems: ['RESOURCE_NOT_FOUND', 'CONFLICT'],
+      problems: ['CONFLICT'],
       async handle({ body, write }) {
         return write(async (trx, actor) => {
           const { api_key: key, key: value } = await createApiKey(trx, actor, body)
@@ -375,6 +380,11 @@ export function meteringRoutes({ cursors }: MeteringRoutesParts): readonly Endpo
       },
     }),
   ]
+}
+
+function findOtherName(given: string | undefined, inPath: string | undefined): FieldError[] {
+  if (given === undefined || given === inPath) return []
+  return [{ field: 'name', value: given, constraint: 'matches', message: 'Must be the name in the path' }]
 }
 
 /** `If-Match: *`: whatever there is, but something. */

@@ -5,7 +5,7 @@
 import { createPublicKey } from 'node:crypto'
 import type { Selectable } from 'kysely'
 import type { ClientsTable } from '../database/tables.ts'
-import { Problem, type FieldError } from '../problems.ts'
+import { invalidFields, type FieldError } from '../problems.ts'
 
 /** The device authorization grant's name (RFC 8628 §3.4). */
 export const deviceGrant = 'urn:ietf:params:oauth:grant-type:device_code'
@@ -16,57 +16,61 @@ export type ClientMetadata = Omit<
   'id' | 'status' | 'plan' | 'token_version' | 'row_version' | 'created_at' | 'updated_at'
 >
 
-export function wrong(field: string, message: string): FieldError {
-  return { field, message }
+/** @param constraint the rule that it breaks: `format`, `conflict` with another field, `exists` */
+export function wrong(field: string, constraint: string, message: string): FieldError {
+  return { field, constraint, message }
 }
 
 /** @throws Problem unless there is nothing wrong */
 export function refuseInconsistent(details: readonly FieldError[]): void {
-  const [first] = details
-  if (first === undefined) return
-  throw new Problem(
-    'VALIDATION_ERROR',
-    details.length === 1 ? `${first.field}: ${first.message}` : `${details.length} fields of the client are not valid.`,
-    { details },
-  )
+  if (details.length > 0) throw invalidFields(details)
 }
 
-/** What is wrong with the metadata as a whole, whoever asks. */
-export function findInconsistencies(client: ClientMetadata): FieldError[] {
+/** What is wrong with the metadata as a whole, whoever asks; of a part of it, what can be said without the rest. */
+export function findInconsistencies(client: Partial<ClientMetadata>): FieldError[] {
   const found: FieldError[] = []
-  const check = (isRight: boolean, field: string, message: string) => {
-    if (!isRight) found.push(wrong(field, message))
+  const check = (isRight: boolean, field: string, constraint: string, message: string) => {
+    if (!isRight) found.push(wrong(field, constraint, message))
   }
-  const isPublic = client.token_endpoint_auth_method === 'none'
-  const grants = new Set(client.grant_types)
-  const usesCodes = grants.has('authorization_code')
+  const { application_type: type, token_endpoint_auth_method: method, redirect_uris: uris, require_pkce } = client
+  const grants = client.grant_types === undefined ? undefined : new Set(client.grant_types)
+  const usesCodes = grants?.has('authorization_code')
 
   check(
-    !isPublic || !grants.has('client_credentials'),
+    method !== 'none' || grants?.has('client_credentials') !== true,
     'grant_types',
+    'conflict',
     'must not include client_credentials for a client that cannot prove who it is (RFC 6749 §4.4)',
   )
   check(
-    !grants.has('refresh_token') || usesCodes || grants.has(deviceGrant),
+    grants === undefined || !grants.has('refresh_token') || usesCodes === true || grants.has(deviceGrant),
     'grant_types',
+    'conflict',
     'must include authorization_code where it includes refresh_token',
   )
-  check(!usesCodes || client.redirect_uris.length > 0, 'redirect_uris', 'must have a member for authorization_code')
   check(
-    usesCodes || client.redirect_uris.length === 0,
+    usesCodes !== true || uris === undefined || uris.length > 0,
     'redirect_uris',
+    'required',
+    'must have a member for authorization_code',
+  )
+  check(
+    usesCodes !== false || uris === undefined || uris.length === 0,
+    'redirect_uris',
+    'conflict',
     'must be empty without the grant type authorization_code',
   )
   check(
-    client.require_pkce || !isPublic,
+    require_pkce !== false || method !== 'none',
     'require_pkce',
+    'conflict',
     'must be true for a public client: nothing else protects its codes (RFC 9700 §2.1.1)',
   )
 
   for (const field of ['redirect_uris', 'post_logout_redirect_uris'] as const) {
-    client[field].forEach((value, i) => {
-      const problem = redirectUriProblem(value, client.application_type)
-      if (problem !== undefined) found.push(wrong(`${field}[${i}]`, problem))
+    client[field]?.forEach((value, i) => {
+      const problem = type === undefined ? undefined : redirectUriProblem(value, type)
+      if (problem !== undefined) found.push(wrong(`${field}[${i}]`, 'format', problem))
     })
   }
   for (const field of [
@@ -78,17 +82,24 @@ export function findInconsistencies(client: ClientMetadata): FieldError[] {
     'tos_uri',
   ] as const) {
     const value = client[field]
-    const problem = value === null ? undefined : redirectUriProblem(value, 'web')
-    if (problem !== undefined) found.push(wrong(field, problem))
+    const problem = value === null || value === undefined ? undefined : redirectUriProblem(value, 'web')
+    if (problem !== undefined) found.push(wrong(field, 'format', problem))
   }
 
-  const usesKeys = client.token_endpoint_auth_method === 'private_key_jwt'
-  const keySources = [client.jwks, client.jwks_uri].filter((source) => source !== null).length
-  check(!usesKeys || keySources === 1, 'jwks', 'or jwks_uri must be given for private_key_jwt, and not both')
-  check(usesKeys || keySources === 0, 'jwks', 'and jwks_uri are for private_key_jwt alone')
+  if (method !== undefined && client.jwks !== undefined && client.jwks_uri !== undefined) {
+    const usesKeys = method === 'private_key_jwt'
+    const keySources = [client.jwks, client.jwks_uri].filter((source) => source !== null).length
+    check(
+      !usesKeys || keySources === 1,
+      'jwks',
+      keySources === 0 ? 'required' : 'conflict',
+      'or jwks_uri must be given for private_key_jwt, and not both',
+    )
+    check(usesKeys || keySources === 0, 'jwks', 'conflict', 'and jwks_uri are for private_key_jwt alone')
+  }
   client.jwks?.keys.forEach((key, i) => {
     const problem = publicKeyProblem(key)
-    if (problem !== undefined) found.push(wrong(`jwks.keys[${i}]`, problem))
+    if (problem !== undefined) found.push(wrong(`jwks.keys[${i}]`, 'format', problem))
   })
   return found
 }

@@ -17,12 +17,18 @@ import {
   requireRightsOverClient,
   requireRightsOverEverybody,
 } from '../access/rights.ts'
-import { permissionSchema, requirePermissions, type Permission } from '../access/roles.ts'
+import {
+  findUnknownPermissions,
+  fittingPermissions,
+  permissionSchema,
+  requirePermissions,
+  type Permission,
+} from '../access/roles.ts'
 import { writeAudit, type Actor } from '../audit/audit.ts'
 import type { Db, Trx } from '../database/database.ts'
 import type { ClientsTable } from '../database/tables.ts'
 import { requireVersion } from '../http/etag.ts'
-import { notFound, parseInput, Problem } from '../problems.ts'
+import { fittingMembers, notFound, parseInput, Problem, type FieldError } from '../problems.ts'
 import { revoke } from '../revocation/revocations.ts'
 import { forgetConsents } from './consents.ts'
 import { forgetScopes, lockFamiliesOfClients } from './families.ts'
@@ -55,7 +61,10 @@ const clientId = z
   .max(128)
   .regex(/^[A-Za-z0-9][A-Za-z0-9._-]*$/, 'must be letters, digits, `.`, `_` and `-`, beginning with a letter or digit')
   // The `sub` of a machine's token is its client_id: it must never read as a person's (RFC 9700 §4.15).
-  .refine((id) => !/^usr_/i.test(id), 'must not begin with usr_, as the ids of people do')
+  .refine((id) => !/^usr_/i.test(id), {
+    error: 'must not begin with usr_, as the ids of people do',
+    params: { constraint: 'format' },
+  })
 const uri = z.string().min(1).max(2_000)
 const uris = z.array(uri).max(50)
 const permissions = z.array(permissionSchema).max(1_000)
@@ -125,25 +134,13 @@ export async function createClient(
   const { type, permissions: asked } = parsed
   const id = parsed.id ?? `cli_${randomBytes(16).toString('base64url')}`
   refuseOwnClient(actor, id)
-  const isPublic = isPublicType(type)
   const client = newMetadata(parsed)
-  const authMismatch = (client.token_endpoint_auth_method === 'none') !== isPublic
   refuseInconsistent([
-    ...(authMismatch
-      ? [
-          wrong(
-            'token_endpoint_auth_method',
-            isPublic ? `must be none: a ${type} client cannot keep a secret` : `must not be none for a ${type} client`,
-          ),
-        ]
-      : []),
-    ...(type === 'machine' && client.grant_types.includes('authorization_code')
-      ? [wrong('grant_types', 'must not include authorization_code: nobody signs in to a machine client')]
-      : []),
+    ...findMisfits(type, client),
     ...findInconsistencies(client),
+    ...(await findUnknownResource(trx, client.default_resource)),
+    ...(await findUnknownPermissions(trx, asked)),
   ])
-  await requireResource(trx, client.default_resource)
-  await requirePermissions(trx, asked)
   await requireOwnRights(trx, actor, asked)
   if (client.first_party) await requireRightsOverEverybody(trx, actor)
   const { numInsertedOrUpdatedRows } = await trx
@@ -173,7 +170,13 @@ function isPublicType(type: ClientType): boolean {
 }
 
 /** With the default of everything that was left out. */
-function newMetadata({ type, ...given }: z.output<typeof createClientSchema>): ClientMetadata {
+function newMetadata({
+  type,
+  ...given
+}: Partial<z.output<typeof createClientSchema>> & {
+  readonly type: ClientType
+  readonly name: string
+}): ClientMetadata {
   return {
     name: given.name,
     application_type: type === 'native' ? 'native' : 'web',
@@ -213,6 +216,61 @@ export function isAsCreated(client: Client, input: z.input<typeof createClientSc
 
 const keyOf = ({ resource, permission }: Permission) => JSON.stringify([resource, permission])
 
+/** What of the metadata a client of this type cannot have. */
+function findMisfits(type: ClientType, client: Partial<ClientMetadata>): FieldError[] {
+  const { token_endpoint_auth_method: method, grant_types: grants } = client
+  const isPublic = isPublicType(type)
+  const found: FieldError[] = []
+  if (method !== undefined && (method === 'none') !== isPublic) {
+    const message = isPublic
+      ? `must be none: a ${type} client cannot keep a secret`
+      : `must not be none for a ${type} client`
+    found.push(wrong('token_endpoint_auth_method', 'conflict', message))
+  }
+  if (type === 'machine' && grants?.includes('authorization_code') === true) {
+    const message = 'must not include authorization_code: nobody signs in to a machine client'
+    found.push(wrong('grant_types', 'conflict', message))
+  }
+  return found
+}
+
+/** What `createClient` would say of a body that its schema refuses, in the members that this lets pass. */
+export async function findWrongInNew(db: Db, body: Readonly<Record<string, unknown>>): Promise<FieldError[]> {
+  const given = fittingMembers(createClientSchema, body)
+  const elsewhere = await findUnknownIn(db, given.default_resource, body)
+  if (given.type === undefined) return elsewhere
+  const client: Partial<ClientMetadata> = newMetadata({ ...given, type: given.type, name: given.name ?? '' })
+  // No default stands for what was refused.
+  for (const name of Object.keys(metadata)) if (!(name in given)) delete client[name as keyof typeof metadata]
+  if (!('token_endpoint_auth_method' in given)) delete client.token_endpoint_auth_method
+  return [...findMisfits(given.type, client), ...findInconsistencies(client), ...elsewhere]
+}
+
+/** The same of what `changeClient` would say; nothing of a client that there is not. */
+export async function findWrongInChange(
+  db: Db,
+  id: string,
+  body: Readonly<Record<string, unknown>>,
+): Promise<FieldError[]> {
+  const client = await findClient(db, id)
+  if (client === undefined) return []
+  const { permissions: _permissions, is_active: _isActive, ...given } = fittingMembers(clientDocumentSchema, body)
+  const { application_type, token_endpoint_auth_method } = client
+  const metadata = { application_type, token_endpoint_auth_method, ...given }
+  return [...findInconsistencies(metadata), ...(await findUnknownIn(db, given.default_resource, body))]
+}
+
+async function findUnknownIn(
+  db: Db,
+  defaultResource: string | null | undefined,
+  body: Readonly<Record<string, unknown>>,
+): Promise<FieldError[]> {
+  return [
+    ...(await findUnknownResource(db, defaultResource ?? null)),
+    ...(await findUnknownPermissions(db, fittingPermissions(body['permissions']))),
+  ]
+}
+
 /**
  * Changes what is given and leaves the rest; the whole is judged anew.
  * @throws Problem when there is no such client, when the metadata would not be consistent, and AUTHORIZATION_ERROR beyond
@@ -224,8 +282,7 @@ export async function updateClient(trx: Trx, actor: Actor, input: z.input<typeof
   await requireMayChangeClient(trx, actor, id)
   const changes = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined))
   const after: ClientMetadata = { ...metadataOf(before), ...changes }
-  refuseInconsistent(findInconsistencies(after))
-  await requireResource(trx, after.default_resource)
+  refuseInconsistent([...findInconsistencies(after), ...(await findUnknownResource(trx, after.default_resource))])
   const isOpenedAnew =
     !before.first_party || credentialFields.some((name) => !isDeepStrictEqual(before[name], after[name]))
   if (after.first_party && isOpenedAnew) await requireRightsOverEverybody(trx, actor)
@@ -372,6 +429,16 @@ export async function changeClient(
   if (isSame && input.isReplacement === true) return row
   requireVersion(input.expectedVersions, row.row_version)
   if (isSame) return row
+  if (changed.length > 0 && hasOthers) {
+    // Each of the two judges its own part, below; what is wrong with both is said at once.
+    await requireMayChangeClient(trx, actor, id)
+    const after = { ...metadataOf(row), ...rest }
+    refuseInconsistent([
+      ...findInconsistencies(after),
+      ...(await findUnknownResource(trx, after.default_resource)),
+      ...(await findUnknownPermissions(trx, asked)),
+    ])
+  }
   if (changed.length > 0) {
     await updateClient(trx, actor, { id, ...Object.fromEntries(changed.map((name) => [name, rest[name]])) })
   }
@@ -803,11 +870,11 @@ function secretHash(secret: string): Buffer {
   return createHash('sha256').update(secret).digest()
 }
 
-/** Holds a resource that is about to be somebody's default, so that it is not deleted meanwhile. */
-async function requireResource(trx: Trx, id: string | null): Promise<void> {
-  if (id === null) return
-  const found = await trx.selectFrom('resources').select('id').where('id', '=', id).forKeyShare().executeTakeFirst()
-  if (found === undefined) refuseInconsistent([wrong('default_resource', `must exist: there is no resource ${id}`)])
+/** What is wrong with a default resource that there is not; one that there is, a transaction holds from now on. */
+async function findUnknownResource(db: Db, id: string | null): Promise<FieldError[]> {
+  if (id === null) return []
+  const found = await db.selectFrom('resources').select('id').where('id', '=', id).forKeyShare().executeTakeFirst()
+  return found === undefined ? [wrong('default_resource', 'exists', `must exist: there is no resource ${id}`)] : []
 }
 
 function metadataOf(client: Client): ClientMetadata {

@@ -8,7 +8,14 @@ import { pageBody } from '../http/page-body.ts'
 import { readPage } from '../http/pagination.ts'
 import { Problem } from '../problems.ts'
 import { managementResourceId } from './own-entries.ts'
-import { deleteResource, getResource, putResource, putResourceSchema, type Resource } from './resources.ts'
+import {
+  createResourceSchema,
+  deleteResource,
+  getResource,
+  putResource,
+  putResourceSchema,
+  type Resource,
+} from './resources.ts'
 
 export interface ResourceRoutesParts {
   readonly issuer: string
@@ -75,10 +82,8 @@ const putBody = putResourceSchema.meta({
   example: { name: 'Models', permissions: [{ permission: 'models:read', description: 'see models' }] },
 })
 const params = z.object({
-  resource_id: z
-    .string()
+  resource_id: createResourceSchema.shape.id
     .min(1)
-    .max(512)
     .meta({ description: 'The resource, percent-encoded', example: 'https://api.example.com' }),
 })
 const tag = 'Resources'

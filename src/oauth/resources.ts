@@ -37,10 +37,10 @@ const ownClaims = new Set(
 const id = z
   .string()
   .max(512)
-  .refine(
-    isResourceIndicator,
-    'must be an absolute URI without a fragment, such as https://api.example.com (RFC 8707 §2)',
-  )
+  .refine(isResourceIndicator, {
+    error: 'must be an absolute URI without a fragment, such as https://api.example.com (RFC 8707 §2)',
+    params: { constraint: 'format' },
+  })
 const name = z.string().trim().min(1).max(200)
 const lifetime = z.int().min(10).max(maxAccessTokenLifetimeSeconds)
 const attributeClaims = z.record(
@@ -50,7 +50,10 @@ const attributeClaims = z.record(
       /^[A-Za-z][A-Za-z0-9_:/.-]{0,63}$/,
       'must begin with a letter and have at most 64 letters, digits, _ : / . or -',
     )
-    .refine((claim) => !ownClaims.has(claim), 'is a claim that the token has for another reason'),
+    .refine((claim) => !ownClaims.has(claim), {
+      error: 'is a claim that the token has for another reason',
+      params: { constraint: 'reserved' },
+    }),
   z.string().regex(/^[A-Za-z][A-Za-z0-9_-]{0,63}$/, 'must be the name of an attribute'),
 )
 const permissions = z
@@ -61,10 +64,10 @@ const permissions = z
     }),
   )
   .max(500)
-  .refine(
-    (list) => new Set(list.map(({ permission }) => permission)).size === list.length,
-    'must not name a permission twice',
-  )
+  .refine((list) => new Set(list.map(({ permission }) => permission)).size === list.length, {
+    error: 'must not name a permission twice',
+    params: { constraint: 'unique' },
+  })
 
 export const createResourceSchema = z.strictObject({
   id,

@@ -301,7 +301,7 @@ export function sessionRoutes({ issuer, cursors, provider, onUnreachable }: Sess
       name: 'getSession',
       summary: 'One session',
       tag: sessions,
-      access: holdersOrSelf('sessions:read', 'self:read', ownerOfSession),
+      access: holdersOrSelf('sessions:read', 'self:read', ownerOfSession, '/v1/users/me/sessions'),
       params: sessionParams,
       responses: { 200: sessionBody },
       async handle({ db, params }) {
@@ -318,7 +318,7 @@ export function sessionRoutes({ issuer, cursors, provider, onUnreachable }: Sess
       description:
         'Its tokens are dead in every service within a second; offline access lives on. Clients that asked for back-channel logout are told.',
       tag: sessions,
-      access: holdersOrSelf('sessions:write', 'self:write', ownerOfSession),
+      access: holdersOrSelf('sessions:write', 'self:write', ownerOfSession, '/v1/users/me/sessions'),
       params: sessionParams,
       responses: { 204: null },
       async handle({ db, params, write }) {
@@ -375,7 +375,7 @@ export function sessionRoutes({ issuer, cursors, provider, onUnreachable }: Sess
       name: 'getGrant',
       summary: 'One grant',
       tag: grants,
-      access: holdersOrSelf('grants:read', 'self:read', ownerOfGrant),
+      access: holdersOrSelf('grants:read', 'self:read', ownerOfGrant, '/v1/users/me/grants'),
       params: grantParams,
       responses: { 200: grantBody },
       async handle({ db, params }) {
@@ -391,7 +391,7 @@ export function sessionRoutes({ issuer, cursors, provider, onUnreachable }: Sess
       summary: 'Take from an application what it may do for a person on one device',
       description: 'Its refresh and access tokens are dead in every service within a second.',
       tag: grants,
-      access: holdersOrSelf('grants:write', 'self:write', ownerOfGrant),
+      access: holdersOrSelf('grants:write', 'self:write', ownerOfGrant, '/v1/users/me/grants'),
       params: grantParams,
       responses: { 204: null },
       async handle({ params, write }) {

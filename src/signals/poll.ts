@@ -20,7 +20,10 @@ export const pollSchema = z.object({
   ack: z.array(jti).max(mostReceipts).default([]),
   setErrs: z
     .record(jti, z.object({ err: z.string().max(200), description: z.string().max(2_000).optional() }))
-    .refine((errors) => Object.keys(errors).length <= mostReceipts, `must have ${mostReceipts} members at most`)
+    .refine((errors) => Object.keys(errors).length <= mostReceipts, {
+      error: `must have ${mostReceipts} members at most`,
+      params: { constraint: 'maximum' },
+    })
     .default({}),
 })
 

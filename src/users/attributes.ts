@@ -5,7 +5,7 @@
  */
 import { readFileSync, statSync } from 'node:fs'
 import { z } from 'zod'
-import { parseInput, Problem } from '../problems.ts'
+import { checkInput, invalidFields, type CheckedInput } from '../problems.ts'
 
 declare const declared: unique symbol
 /** Attributes that fit the deployment's declaration. */
@@ -16,9 +16,9 @@ export interface AttributeDeclaration {
   readonly names: readonly string[]
   /** the declaration itself, as JSON Schema */
   readonly schema: Readonly<Record<string, unknown>>
-  /**
-   * @throws Problem VALIDATION_ERROR that names every attribute that is unknown or does not fit
-   */
+  /** Names every attribute that is unknown or does not fit, and repeats no value. */
+  check(attributes: unknown): CheckedInput<UserAttributes>
+  /** @throws Problem VALIDATION_ERROR, by the same names */
   parse(attributes: unknown): UserAttributes
 }
 
@@ -57,18 +57,26 @@ export function openAttributes(file?: string): AttributeDeclaration {
     const schema = { ...declarationShape.parse(source), additionalProperties: false as const }
     // Throws on the keywords that it cannot hold people to, instead of passing over them.
     const validator = z.object({ attributes: z.fromJSONSchema(schema as z.core.JSONSchema.JSONSchema) })
+    const check = (attributes: unknown): CheckedInput<UserAttributes> => {
+      const checked = checkInput(validator, { attributes })
+      if (!checked.success) {
+        return { success: false, details: checked.details.map(({ value: _value, ...detail }) => detail) }
+      }
+      const { attributes: parsed } = checked.data
+      if (Buffer.byteLength(JSON.stringify(parsed)) > maxAttributesBytes) {
+        const message = `Must be at most ${maxAttributesBytes} bytes of JSON together`
+        return { success: false, details: [{ field: 'attributes', constraint: 'maximum', message }] }
+      }
+      return { success: true, data: parsed as UserAttributes }
+    }
     return {
       names: Object.keys(schema.properties),
       schema,
+      check,
       parse(attributes) {
-        const parsed = parseInput(validator, { attributes }).attributes
-        if (Buffer.byteLength(JSON.stringify(parsed)) > maxAttributesBytes) {
-          const message = `Must be at most ${maxAttributesBytes} bytes of JSON together`
-          throw new Problem('VALIDATION_ERROR', `attributes: ${message}`, {
-            details: [{ field: 'attributes', constraint: 'maximum', message }],
-          })
-        }
-        return parsed as UserAttributes
+        const checked = check(attributes)
+        if (!checked.success) throw invalidFields(checked.details)
+        return checked.data
       },
     }
   } catch (error) {

@@ -4,17 +4,26 @@ import { sql, type SqlBool } from 'kysely'
 import { z } from 'zod'
 import { userParams } from '../access/routes.ts'
 import type { CursorSigner } from '../http/cursor.ts'
-import { endpoint, holdersOf, holdersOrSelf, reply, type Caller, type Endpoint } from '../http/endpoint.ts'
+import {
+  endpoint,
+  holdersOf,
+  holdersOrSelf,
+  reply,
+  type Caller,
+  type Endpoint,
+  type RefusedBody,
+} from '../http/endpoint.ts'
 import { filter, listOf } from '../http/list-query.ts'
 import { pageBody, someOf } from '../http/page-body.ts'
 import { readPage } from '../http/pagination.ts'
 import { booleanParameter, textParameter, timestampParameter } from '../http/query-parameters.ts'
-import { Problem } from '../problems.ts'
+import { fittingMembers, invalidFields, Problem, type FieldError } from '../problems.ts'
 import type { AttributeDeclaration } from './attributes.ts'
-import type { PasswordHash, Passwords } from './password.ts'
+import type { Passwords } from './password.ts'
 import {
   createUser,
   deleteUser,
+  findUser,
   getUser,
   normalizeLogin,
   setPassword,
@@ -167,6 +176,17 @@ const read = holdersOrSelf('users:read', 'self:read', 'user_id')
 const write = holdersOrSelf('users:write', 'self:write', 'user_id')
 
 export function userRoutes({ passwords, attributes, cursors, provePassword }: UserRoutesParts): readonly Endpoint[] {
+  function findWrongPassword(plain: string | undefined, email: string | undefined): FieldError[] {
+    const problems = plain === undefined ? [] : passwords.check(plain, { email })
+    return problems.map(({ constraint, message }) => ({ field: 'password', constraint, message }))
+  }
+
+  async function findWrongAttributes({ body }: RefusedBody): Promise<readonly FieldError[]> {
+    const { attributes: given } = fittingMembers(userDocumentSchema, body)
+    const checked = given === undefined ? undefined : attributes.check(given)
+    return checked === undefined || checked.success ? [] : checked.details
+  }
+
   return [
     endpoint({
       method: 'GET',
@@ -192,14 +212,20 @@ export function userRoutes({ passwords, attributes, cursors, provePassword }: Us
       tag,
       access: holdersOf('users:write'),
       body: createBody,
+      async alsoWrong(refused) {
+        const { password, email } = fittingMembers(createBody, refused.body)
+        return [...findWrongPassword(password, email), ...(await findWrongAttributes(refused))]
+      },
       responses: { 201: userBody },
       problems: ['CONFLICT'],
       async handle({ body, write }) {
         const { password, attributes: given, email_verified: emailVerified, ...rest } = body
-        const parsed = attributes.parse(given)
-        const passwordHash = password === undefined ? undefined : await hashNew(passwords, password, body.email)
+        const checked = attributes.check(given)
+        const wrong = [...(checked.success ? [] : checked.details), ...findWrongPassword(password, body.email)]
+        if (!checked.success || wrong.length > 0) throw invalidFields(wrong)
+        const passwordHash = password === undefined ? undefined : await passwords.hash(password)
         return write(async (trx, actor) => {
-          const user = await createUser(trx, actor, { ...rest, emailVerified, attributes: parsed, passwordHash })
+          const user = await createUser(trx, actor, { ...rest, emailVerified, attributes: checked.data, passwordHash })
           return {
             status: 201,
             body: describeUser(user),
@@ -234,6 +260,7 @@ export function userRoutes({ passwords, attributes, cursors, provePassword }: Us
       access: write,
       params: userParams,
       body: replaceBody,
+      alsoWrong: findWrongAttributes,
       isVersioned: true,
       responses: { 200: userBody },
       problems: ['CONFLICT'],
@@ -261,6 +288,7 @@ export function userRoutes({ passwords, attributes, cursors, provePassword }: Us
       access: write,
       params: userParams,
       body: userDocumentSchema,
+      alsoWrong: findWrongAttributes,
       mergePatch: mergeBody,
       isVersioned: true,
       responses: { 200: userBody },
@@ -311,6 +339,10 @@ export function userRoutes({ passwords, attributes, cursors, provePassword }: Us
       access: write,
       params: userParams,
       body: passwordBody,
+      async alsoWrong({ body, params, db }) {
+        const user = await findUser(db, params['user_id'] ?? '')
+        return findWrongPassword(fittingMembers(passwordBody, body).password, user?.email)
+      },
       responses: { 204: null },
       async handle({ db, params, body, caller, write }) {
         const { email } = await getUser(db, params.user_id)
@@ -320,7 +352,9 @@ export function userRoutes({ passwords, attributes, cursors, provePassword }: Us
           const attempt = { login: email, password: body.current_password ?? '', network, requestId: actor.requestId }
           if (!(await provePassword(attempt))) throw wrongPassword()
         }
-        const passwordHash = await hashNew(passwords, body.password, email)
+        const wrong = findWrongPassword(body.password, email)
+        if (wrong.length > 0) throw invalidFields(wrong)
+        const passwordHash = await passwords.hash(body.password)
         return write(async (trx, actor) => {
           await setPassword(trx, actor, { userId: params.user_id, passwordHash })
           return reply(204, undefined)
@@ -350,14 +384,4 @@ function wrongPassword(): Problem {
   return new Problem('AUTHORIZATION_ERROR', 'The current password is not right.', {
     details: [{ field: 'current_password', constraint: 'matches', message: 'Must be your current password' }],
   })
-}
-
-async function hashNew(passwords: Passwords, plain: string, email: string): Promise<PasswordHash> {
-  const problems = passwords.check(plain, { email })
-  if (problems.length > 0) {
-    throw new Problem('VALIDATION_ERROR', 'Request validation failed', {
-      details: problems.map(({ constraint, message }) => ({ field: 'password', constraint, message })),
-    })
-  }
-  return passwords.hash(plain)
 }

@@ -141,7 +141,7 @@ eachDatabase((_open, engine) => {
           [404, 'RESOURCE_NOT_FOUND'],
           [404, 'RESOURCE_NOT_FOUND'],
         ])
-        expect(theirs.body.error).toEqual(nothing.body.error)
+        expect(JSON.parse(JSON.stringify(theirs.body.error).replaceAll(sid, 'none'))).toEqual(nothing.body.error)
       }
       const nested = await api.call(`/v1/users/${person.id}/sessions`, { token })
       expect(refusal(nested)).toEqual([403, 'AUTHORIZATION_ERROR'])
@@ -195,7 +195,7 @@ eachDatabase((_open, engine) => {
         const theirs = await api.call(`/v1/grants/${id}`, { method, token })
         expect(refusal(theirs)).toEqual([404, 'RESOURCE_NOT_FOUND'])
         const nothing = await api.call('/v1/grants/none', { method, token })
-        expect(theirs.body.error).toEqual(nothing.body.error)
+        expect(JSON.parse(JSON.stringify(theirs.body.error).replaceAll(id, 'none'))).toEqual(nothing.body.error)
       }
       expect(refusal(await api.call(`/v1/users/${person.id}/grants`, { token }))).toEqual([403, 'AUTHORIZATION_ERROR'])
     })

@@ -157,6 +157,133 @@ eachDatabase((_open, engine) => {
       }
     })
 
+    it('is an identifier by the name that its parameter has, with a list that there is', async () => {
+      const parametersOf = (path: string): readonly string[] => path.match(/(?<=\{)\w+(?=\})/g) ?? []
+      const parameters = new Set([...documented.keys()].flatMap(parametersOf))
+      const nothing: Readonly<Record<string, string>> = {
+        user_id: 'usr_nobody',
+        resource_id: 'https%3A%2F%2Fnothing.example',
+        audit_event_id: 'aud_999999999999',
+      }
+      const suggested = new Set<string>()
+      for (const [path, methods] of documented) {
+        const names = parametersOf(path)
+        for (const [id, own] of [
+          ['nothing', nothing],
+          ['!%20', {}],
+        ] as const) {
+          for (const method of methods.filter((one) => names.length > 0 && ['get', 'delete'].includes(one))) {
+            const target = path.replaceAll(/\{(\w+)\}/g, (_, name: string) =>
+              name === 'client_id' && names.includes('secret_id')
+                ? api.machine.client_id
+                : ((own as typeof nothing)[name] ?? id),
+            )
+            const answer = await api.call(target, { method: method.toUpperCase() })
+            expect([method, target, answer.status]).toEqual([method, target, 404])
+            const [list, spelling] = answer.body.error['suggestions'] as [string, string]
+            const parameter = /^Check (\w+) spelling$/.exec(spelling)?.[1] ?? ''
+            expect([target, names.includes(parameter)]).toEqual([target, true])
+            suggested.add(parameter)
+            const collection = /^Use GET (\S+) to list available [\w-]+$/.exec(list)?.[1] ?? ''
+            const isListed = [...documented].some(
+              ([one, has]) =>
+                has.includes('get') && new RegExp(`^${one.replaceAll(/\{\w+\}/g, '[^/]+')}$`).test(collection),
+            )
+            expect([target, collection, isListed]).toEqual([target, collection, true])
+          }
+        }
+      }
+      expect(suggested).toEqual(parameters)
+    })
+
+    it('is somebody else’s session or grant to a person, as one that there is not, in every word', async () => {
+      const others = [
+        ['session', 'sessions', known['session_id'] ?? ''],
+        ['grant', 'grants', known['grant_id'] ?? ''],
+      ] as const
+      const { token } = await api.newPerson('curious')
+      for (const [type, list, id] of others) {
+        for (const method of ['GET', 'DELETE']) {
+          const ask = async (asked: string) => {
+            const answer = await api.call(`/v1/${list}/${asked}`, { method, token })
+            return [
+              answer.status,
+              answer.text.replaceAll(asked, '(id)').replaceAll(/"(request_id|timestamp)":"[^"]+"/g, ''),
+            ]
+          }
+          expect((await api.call(`/v1/${list}/${id}`)).status).toBe(200)
+          expect(await ask(id)).toEqual(await ask('nothing-at-all'))
+          const { body } = await api.call(`/v1/${list}/${id}`, { method, token })
+          expect(body.error).toEqual({
+            code: 'RESOURCE_NOT_FOUND',
+            message: `${type.replace(/^./, (letter) => letter.toUpperCase())} '${id}' not found`,
+            resource_type: type,
+            resource_id: id,
+            suggestions: [`Use GET /v1/users/me/${list} to list available ${list}`, `Check ${type}_id spelling`],
+          })
+          expect((await api.call(`/v1/users/me/${list}`, { token })).status).toBe(200)
+        }
+      }
+    })
+
+    it('is a version that there is not, or two at once: 400, and the answer says which version gave it', async () => {
+      const asked = [
+        ['/v1/users', { 'api-version': '2' }, 400],
+        ['/v1/users', { 'x-api-version': 'banana' }, 400],
+        ['/v1/users', { accept: 'application/vnd.latchkey.v2+json' }, 400],
+        ['/v1', { 'api-version': '2' }, 400],
+        ['/v1', {}, 404],
+        ['/v1/', {}, 404],
+        ['/v1/nothing', {}, 404],
+        ['/users', { 'api-version': '7' }, 400],
+        ['/users', { 'api-version': '1', 'x-api-version': '2' }, 400],
+        ['/users', { accept: 'application/vnd.latchkey.v7+json' }, 400],
+        ['/users/usr_1/nothing', {}, 404],
+      ] as const
+      for (const [path, headers, status] of asked) {
+        const answer = await api.call(path, { headers })
+        expect([path, headers, answer.status, answer.headers.get('api-version')]).toEqual([path, headers, status, '1'])
+        const vary = answer.headers.get('vary')?.toLowerCase().split(', ') ?? []
+        const chosenBy = ['api-version', 'x-api-version', 'accept'].filter((name) => vary.includes(name))
+        expect([path, chosenBy.length]).toEqual([path, path.startsWith('/v1') ? 1 : 3])
+      }
+      for (const path of ['/v9/users', '/v9', '/nothing']) {
+        const answer = await api.call(path, { headers: { 'api-version': '1' } })
+        expect([path, answer.status, answer.headers.has('api-version')]).toEqual([path, 404, false])
+      }
+    })
+
+    it('is to change what describes the API: 405 with Allow, and OPTIONS says the same', async () => {
+      const paths = ['/openapi.json', '/docs', '/docs/', '/docs/init.js', '/.well-known/oauth-protected-resource/v1']
+      for (const path of paths) {
+        expect([path, (await api.call(path, { token: null })).status]).toEqual([path, 200])
+        for (const method of ['POST', 'PUT', 'PATCH', 'DELETE', 'PROPFIND']) {
+          const answer = await api.call(path, { method, token: null })
+          expect([path, method, ...refusal(answer)]).toEqual([path, method, 405, 'METHOD_NOT_ALLOWED'])
+          expect(answer.headers.get('allow')).toBe('GET, HEAD')
+        }
+        const asked = await api.call(path, { method: 'OPTIONS', token: null })
+        expect([path, asked.status, asked.headers.get('allow'), asked.text]).toEqual([path, 200, 'GET, HEAD', ''])
+      }
+    })
+
+    it('is any method where there is nothing: 404, and never an empty Allow', async () => {
+      for (const path of ['/v1/nothing', '/v1', '/users/usr_1/nothing', '/nowhere', '/docs/nothing']) {
+        for (const method of ['GET', 'POST', 'PROPFIND', 'TRACE', 'QUERY', 'REPORT']) {
+          const { status, headers, text } = await send(path, { method })
+          expect([path, method, status, headers['allow']]).toEqual([path, method, 404, undefined])
+          expect(JSON.parse(text)).toMatchObject({ error: { code: 'RESOURCE_NOT_FOUND' } })
+        }
+      }
+      for (const [path, allow] of [
+        ['/token', 'POST'],
+        ['/v1/usage', 'HEAD, GET'],
+      ] as const) {
+        const { status, headers } = await send(path, { method: 'PROPFIND' })
+        expect([path, status, headers['allow']]).toEqual([path, 405, allow])
+      }
+    })
+
     it('is a media type that the answer cannot have: 406', async () => {
       for (const accept of [
         'text/plain',
@@ -326,6 +453,156 @@ eachDatabase((_open, engine) => {
       expect((await create('http-1', 'key@http.example')).status).toBe(201)
       expect(refusal(await create('http-1', 'other@http.example'))).toEqual([422, 'IDEMPOTENCY_KEY_REUSED'])
       expect((await create('http-1', 'key@http.example')).headers.get('idempotency-replayed')).toBe('true')
+    })
+
+    it('is every field of a client at once, each with the rule that it breaks', async () => {
+      const resource = api.provider.demo.resource
+      const detailsOf = async (method: string, path: string, body: object) => {
+        const answer = await api.call(path, { method, body })
+        expect(refusal(answer)).toEqual([400, 'VALIDATION_ERROR'])
+        return Object.fromEntries(answer.body.error.details.map(({ field, constraint }) => [field, constraint]))
+      }
+      expect(
+        await detailsOf('POST', '/v1/clients', {
+          client_id: 'usr_posing',
+          type: 'web',
+          name: '',
+          redirect_uris: ['https://fine.example/callback', 'nowhere#fragment'],
+          client_uri: 'ftp://client.example',
+          default_resource: 'https://nothing.example',
+          permissions: [
+            { resource, permission: 'models:read' },
+            { resource, permission: 'NOT A PERMISSION' },
+            { resource, permission: 'models:fly' },
+          ],
+        }),
+      ).toEqual({
+        client_id: 'format',
+        name: 'minimum',
+        'redirect_uris[1]': 'format',
+        client_uri: 'format',
+        default_resource: 'exists',
+        'permissions[1].permission': 'format',
+        'permissions[2]': 'exists',
+      })
+      // Without the schema's own the same.
+      const judged = {
+        token_endpoint_auth_method: 'none',
+        redirect_uris: ['http://elsewhere.example/'],
+        jwks_uri: 'https://keys.example/',
+        permissions: [{ resource, permission: 'models:fly' }],
+      }
+      const wrong = {
+        token_endpoint_auth_method: 'conflict',
+        'redirect_uris[0]': 'format',
+        jwks: 'conflict',
+        'permissions[0]': 'exists',
+      }
+      expect(await detailsOf('POST', '/v1/clients', { type: 'web', name: 'Wrong', ...judged })).toEqual(wrong)
+      expect(await detailsOf('POST', '/v1/clients', { type: 'web', name: '', ...judged })).toEqual({
+        ...wrong,
+        name: 'minimum',
+      })
+      // What is refused is not judged by its default: nobody knows which grants are meant.
+      expect(await detailsOf('POST', '/v1/clients', { type: 'machine', name: 'x', grant_types: ['implicit'] })).toEqual(
+        {
+          'grant_types[0]': 'enum',
+        },
+      )
+      const path = `/v1/clients/${api.machine.client_id}`
+      const change = {
+        grant_types: ['client_credentials'],
+        redirect_uris: ['https://elsewhere.example/'],
+        permissions: [
+          { resource, permission: 'models:read' },
+          { resource, permission: 'models:fly' },
+        ],
+      }
+      const changeIsWrong = { redirect_uris: 'conflict', 'permissions[1]': 'exists' }
+      for (const method of ['PUT', 'PATCH']) {
+        expect(await detailsOf(method, path, { name: 'Fine', ...change })).toEqual(changeIsWrong)
+        expect(await detailsOf(method, path, { name: '', ...change })).toEqual({ ...changeIsWrong, name: 'minimum' })
+      }
+    })
+
+    it('is a permission, role, plan or client that a body names and that there is not: 400, with its place', async () => {
+      const permissions = ['models:read', 'models:fly', 'models:read', 'models:swim'].map((permission) => ({
+        resource: api.provider.demo.resource,
+        permission,
+      }))
+      const detailsOf = async (method: string, path: string, body: object, headers = {}) => {
+        const answer = await api.call(path, { method, body, headers })
+        expect([path, ...refusal(answer)]).toEqual([path, 400, 'VALIDATION_ERROR'])
+        for (const detail of answer.body.error.details) {
+          expect(detail).toEqual(expect.objectContaining({ message: expect.stringMatching(/\w/) }))
+        }
+        return answer.body.error.details.map(({ field, constraint }) => [field, constraint])
+      }
+      const missing = [
+        ['permissions[1]', 'exists'],
+        ['permissions[3]', 'exists'],
+      ]
+      await api.call('/v1/roles/flyer', { method: 'PUT', body: {} })
+      expect(await detailsOf('POST', '/v1/roles', { name: 'flier', permissions })).toEqual(missing)
+      expect(await detailsOf('PUT', '/v1/roles/flier', { permissions })).toEqual(missing)
+      expect(await detailsOf('PUT', '/v1/roles/flyer', { permissions })).toEqual(missing)
+      expect(await detailsOf('POST', '/v1/roles', { name: 'A flier', permissions })).toEqual([
+        ['name', 'format'],
+        ...missing,
+      ])
+      expect(await detailsOf('PUT', '/v1/roles/A%20flier', { permissions })).toEqual([['name', 'format'], ...missing])
+
+      const path = `/v1/users/${api.otherUser.id}/roles`
+      const match = { 'if-match': (await api.call(path)).headers.get('etag') ?? '' }
+      expect(await detailsOf('PUT', path, { roles: ['support', 'nope'] }, match)).toEqual([['roles[1]', 'exists']])
+      expect(await detailsOf('PUT', path, { roles: ['nope', 'NOPE'] }, match)).toEqual([
+        ['roles[1]', 'format'],
+        ['roles[0]', 'exists'],
+      ])
+      expect((await api.call(path)).body['roles']).toEqual([])
+      const nobody = await api.call('/v1/users/usr_nobody/roles', {
+        method: 'PUT',
+        body: { roles: ['nope'] },
+        headers: match,
+      })
+      expect([nobody.status, nobody.body.error['resource_type']]).toEqual([404, 'user'])
+
+      const key = { client_id: 'none', plan: 'none', expires_at: '2020-01-01T00:00:00Z' }
+      const unusable = [
+        ['client_id', 'exists'],
+        ['plan', 'exists'],
+        ['expires_at', 'minimum'],
+      ]
+      expect(await detailsOf('POST', '/v1/api-keys', { ...key, name: 'Key' })).toEqual(unusable)
+      expect(await detailsOf('POST', '/v1/api-keys', { ...key, name: '' })).toEqual([['name', 'minimum'], ...unusable])
+      expect(await detailsOf('POST', '/v1/api-keys', { client_id: 'none', name: 'Key' })).toEqual([
+        ['client_id', 'exists'],
+      ])
+      const plan = { name: 'Another', quota: { limit: 0, period: 'DAY' } }
+      expect(await detailsOf('PUT', '/v1/plans/One', plan)).toEqual([
+        ['quota.limit', 'minimum'],
+        ['name', 'matches'],
+      ])
+    })
+
+    it('is a resource whose address is none, by the name that the path has for it, beside all else', async () => {
+      const answer = await api.call('/v1/resources/not-a-uri', {
+        method: 'PUT',
+        body: {
+          access_token_lifetime_seconds: 1,
+          attribute_claims: { sub: 'department', '1x': 'department' },
+          permissions: [{ permission: 'a:b' }, { permission: 'a:b' }],
+        },
+      })
+      expect(refusal(answer)).toEqual([400, 'VALIDATION_ERROR'])
+      expect(answer.body.error.details.map(({ field, constraint }) => [field, constraint])).toEqual([
+        ['resource_id', 'format'],
+        ['access_token_lifetime_seconds', 'minimum'],
+        ['attribute_claims.sub', 'reserved'],
+        ['attribute_claims.1x', 'format'],
+        ['permissions', 'unique'],
+      ])
+      expect(refusal(await api.call('/v1/resources/not-a-uri'))).toEqual([404, 'RESOURCE_NOT_FOUND'])
     })
 
     it('has one body, and the media type that was asked for', async () => {
@@ -884,7 +1161,9 @@ eachDatabase((_open, engine) => {
         ].map(([name, more]) => createUser(name as string, more as object)),
       )
       await patch(made[1]?.path ?? '', { is_active: false })
-      const since = (await api.call(made[0]?.path ?? '')).body['created_at'] as string
+      // They were made at once, in whatever order.
+      const times = await Promise.all(made.map(async ({ path }) => String((await api.call(path)).body['created_at'])))
+      const since = times.toSorted()[0] ?? ''
       const emails = async (query: string) => {
         const { body } = await api.call(`/v1/users?${query}&limit=100`)
         return idsOf(body, 'users', 'email').flatMap((email) => /^(sort-.)@/.exec(email)?.[1] ?? [])

@@ -193,7 +193,7 @@ export const scenarios: Readonly<Record<string, Scenarios>> = {
         expires_at: '2099-12-31T00:00:00Z',
       },
     }),
-    404: bodyOf(({ unique }) => ({ client_id: unique('nobody'), name: 'The old appliance' })),
+    400: bodyOf(({ unique }) => ({ client_id: unique('nobody'), name: 'The old appliance' })),
     409: bodyOf(() => ({ ...ownClient, name: 'The old appliance' })),
   },
   getApiKey: { 200: none },

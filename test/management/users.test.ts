@@ -71,6 +71,46 @@ eachDatabase((_open, engine) => {
       expect(body.error.details[0]).toMatchObject({ field: 'password' })
     })
 
+    it('is all that is wrong with a person at once: schema, password and attributes', async () => {
+      const fieldsOf = async (path: string, method: string, body: object) => {
+        const answer = await api.call(path, { method, body })
+        expect(answer.status).toBe(400)
+        for (const detail of answer.body.error.details) {
+          expect(detail).toEqual(
+            expect.objectContaining({ constraint: expect.stringMatching(/^(?!custom)./), message: expect.any(String) }),
+          )
+        }
+        return answer.body.error.details.map(({ field }) => field).sort()
+      }
+      const attributes = { clearance: 'high', shoe_size: 43 }
+      const wrongAttributes = ['attributes.clearance', 'attributes.shoe_size']
+      expect(await fieldsOf('/v1/users', 'POST', { email: 'not-an-email', password: 'xq7#vv' })).toEqual([
+        'email',
+        'password',
+      ])
+      expect(await fieldsOf('/v1/users', 'POST', { email: 'a@example.org', password: 'xq7#vv', attributes })).toEqual([
+        ...wrongAttributes,
+        'password',
+      ])
+      const all = { email: 'not-an-email', password: 'xq7#vv', attributes, role: 'administrator' }
+      expect(await fieldsOf('/v1/users?dry=1', 'POST', all)).toEqual([
+        ...wrongAttributes,
+        'dry',
+        'email',
+        'password',
+        'role',
+      ])
+      const path = `/v1/users/${api.otherUser.id}`
+      for (const method of ['PUT', 'PATCH']) {
+        expect(await fieldsOf(path, method, { email: 'not-an-email', attributes })).toEqual([
+          ...wrongAttributes,
+          'email',
+        ])
+      }
+      const password = { password: 'xq7#vv', current: 'x' }
+      expect(await fieldsOf(`${path}/password`, 'PUT', password)).toEqual(['current', 'password'])
+    })
+
     it('is what nobody may set: ids, versions and hashes', async () => {
       for (const member of ['user_id', 'token_version', 'password_hash', 'row_version', 'created_at', 'roles']) {
         const { status, body } = await api.call('/v1/users', {

@@ -23,8 +23,8 @@ eachDatabase((open) => {
   describe('an API key', () => {
     it('is not made for nobody, on no such plan, or for a time that has passed', async () => {
       await expect(make({ client_id: 'nobody' })).rejects.toMatchObject({
-        code: 'RESOURCE_NOT_FOUND',
-        members: { resource_type: 'client', resource_id: 'nobody' },
+        code: 'VALIDATION_ERROR',
+        details: [{ field: 'client_id', constraint: 'exists' }],
       })
       const refused = { code: 'VALIDATION_ERROR' }
       await expect(make({ plan: 'tin' })).rejects.toMatchObject({ ...refused, details: [{ field: 'plan' }] })
