@@ -714,44 +714,42 @@ export interface components {
             };
             is_active?: boolean;
         };
+        /** @description A merge patch (RFC 7396): what is left out stays as it is, null removes a member, and an array takes the place of the whole one. */
         PatchUser: {
             email?: string;
-            /** @default false */
-            email_verified?: boolean;
+            email_verified?: boolean | null;
             name?: string | null;
-            /** @default {} */
             profile?: {
-                given_name?: string;
-                family_name?: string;
-                middle_name?: string;
-                nickname?: string;
-                preferred_username?: string;
+                given_name?: string | null;
+                family_name?: string | null;
+                middle_name?: string | null;
+                nickname?: string | null;
+                preferred_username?: string | null;
                 /** Format: uri */
-                profile?: string;
+                profile?: string | null;
                 /** Format: uri */
-                picture?: string;
+                picture?: string | null;
                 /** Format: uri */
-                website?: string;
-                gender?: string;
-                birthdate?: string;
-                zoneinfo?: string;
-                locale?: string;
-                phone_number?: string;
-                phone_number_verified?: boolean;
+                website?: string | null;
+                gender?: string | null;
+                birthdate?: string | null;
+                zoneinfo?: string | null;
+                locale?: string | null;
+                phone_number?: string | null;
+                phone_number_verified?: boolean | null;
                 address?: {
-                    formatted?: string;
-                    street_address?: string;
-                    locality?: string;
-                    region?: string;
-                    postal_code?: string;
-                    country?: string;
-                };
-            };
-            /** @default {} */
+                    formatted?: string | null;
+                    street_address?: string | null;
+                    locality?: string | null;
+                    region?: string | null;
+                    postal_code?: string | null;
+                    country?: string | null;
+                } | null;
+            } | null;
             attributes?: {
                 [key: string]: unknown;
-            };
-            is_active?: boolean;
+            } | null;
+            is_active?: boolean | null;
         };
         /** @description RFC 6902 */
         JsonPatch: {
@@ -873,46 +871,33 @@ export interface components {
             }[];
             is_active?: boolean;
         };
+        /** @description A merge patch (RFC 7396): what is left out stays as it is, null removes a member, and an array takes the place of the whole one. */
         PatchClient: {
             name?: string;
             grant_types?: ("authorization_code" | "refresh_token" | "client_credentials" | "urn:ietf:params:oauth:grant-type:device_code")[];
-            /** @default [] */
-            redirect_uris?: string[];
-            /** @default [] */
-            post_logout_redirect_uris?: string[];
-            /** @default null */
+            redirect_uris?: string[] | null;
+            post_logout_redirect_uris?: string[] | null;
             backchannel_logout_uri?: string | null;
-            /** @default null */
             jwks?: {
-                keys: {
+                keys?: {
                     [key: string]: unknown;
                 }[];
             } | null;
-            /** @default null */
             jwks_uri?: string | null;
-            /** @default null */
             client_uri?: string | null;
-            /** @default null */
             logo_uri?: string | null;
-            /** @default null */
             policy_uri?: string | null;
-            /** @default null */
             tos_uri?: string | null;
-            /** @default false */
-            first_party?: boolean;
-            /** @default true */
-            require_pkce?: boolean;
-            /** @default false */
-            require_pushed_authorization_requests?: boolean;
-            /** @default false */
-            dpop_bound_access_tokens?: boolean;
-            /** @default null */
+            first_party?: boolean | null;
+            require_pkce?: boolean | null;
+            require_pushed_authorization_requests?: boolean | null;
+            dpop_bound_access_tokens?: boolean | null;
             default_resource?: string | null;
             permissions?: {
                 resource: string;
                 permission: string;
-            }[];
-            is_active?: boolean;
+            }[] | null;
+            is_active?: boolean | null;
         };
         RevokeClient: {
             /** @default revoked at the management API */

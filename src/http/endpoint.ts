@@ -130,8 +130,8 @@ export interface Declaration<P extends z.ZodObject, Q extends z.ZodObject, B ext
   readonly query?: Q
   /** For PATCH it is the whole document as it may be after the patch. */
   readonly body?: B
-  /** for PATCH: the body of a merge patch, as documented; `body` made partial when left out */
-  readonly mergePatch?: z.ZodType
+  /** for PATCH: what the body of a merge patch is called in the document, and one of it; the rest follows from `body` */
+  readonly mergePatch?: { readonly id: string; readonly example: object }
   /**
    * What else is wrong with the body of a request that a schema refuses, so that all of it is said at once: what the
    * handler would refuse of those members that can be judged without the others.

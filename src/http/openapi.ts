@@ -6,6 +6,7 @@ import { z } from 'zod'
 import { createDocument, type ZodOpenApiOperationObject } from 'zod-openapi'
 import { problemCatalogue, toProblemBody, Problem, type ProblemCode } from '../problems.ts'
 import type { Endpoint } from './endpoint.ts'
+import { mergePatchOf } from './merge-patch-schema.ts'
 import { patchMediaTypes } from './patch.ts'
 
 export interface ApiDescription {
@@ -119,7 +120,7 @@ function describeBody(endpoint: Endpoint, body: z.ZodType): NonNullable<ZodOpenA
   if (endpoint.method !== 'PATCH') {
     return { required: true, content: { 'application/json': withExample(endpoint, body) } }
   }
-  const merge = withExample(endpoint, endpoint.mergePatch ?? (body as z.ZodObject).partial())
+  const merge = withExample(endpoint, describeMergePatch(endpoint, body))
   const [mergePatch, jsonPatch, json] = patchMediaTypes
   return {
     required: true,
@@ -129,6 +130,18 @@ function describeBody(endpoint: Endpoint, body: z.ZodType): NonNullable<ZodOpenA
       [jsonPatch]: { schema: jsonPatchBody, example: [{ op: 'test', path: '/name', value: 'Alice' }] },
     },
   }
+}
+
+/** By the schema of the whole; but what the document says of that is not true of a patch. */
+function describeMergePatch({ mergePatch }: Endpoint, body: z.ZodType): z.ZodType {
+  const { $schema: _s, id: _i, description: _d, example: _e, ...whole } = z.toJSONSchema(body, { io: 'input' })
+  return z.unknown().meta({
+    description:
+      'A merge patch (RFC 7396): what is left out stays as it is, null removes a member, and an array takes the place of the whole one.',
+    example: exampleOf(body),
+    ...mergePatch,
+    override: mergePatchOf(whole) as object,
+  })
 }
 
 function describeSuccess(endpoint: Endpoint, status: string, schema: z.ZodType | null) {

@@ -170,9 +170,7 @@ const replaceBody = clientDocumentSchema.meta({
   description: 'Members that are left out get their defaults, but for `permissions` and `is_active`, which then stay.',
   example: { name: 'Nightly report', grant_types: ['client_credentials'], default_resource: 'https://api.example.com' },
 })
-const mergeBody = clientDocumentSchema
-  .partial()
-  .meta({ id: 'PatchClient', example: { name: 'Weekly report', is_active: false } })
+const mergePatch = { id: 'PatchClient', example: { name: 'Weekly report', client_uri: null, is_active: false } }
 const rotateBody = z
   .strictObject({
     overlap_seconds: z
@@ -299,7 +297,7 @@ export function clientRoutes({ cursors }: ClientRoutesParts): readonly Endpoint[
       params,
       body: clientDocumentSchema,
       alsoWrong: ({ body, params, db }) => findWrongInChange(db, params['client_id'] ?? '', body),
-      mergePatch: mergeBody,
+      mergePatch,
       isVersioned: true,
       responses: { 200: clientBody },
       problems: ['CONFLICT'],

@@ -156,10 +156,10 @@ const replaceBody = userDocumentSchema.meta({
   description: 'Members that are left out are emptied, but for `is_active`, which then stays.',
   example: { email: 'carol.new@example.com', name: 'Carol Chen', is_active: false },
 })
-const mergeBody = userDocumentSchema
-  .partial()
-  .extend({ name: z.string().nullable().optional() })
-  .meta({ id: 'PatchUser', example: { email: 'carol.new@example.com' } })
+const mergePatch = {
+  id: 'PatchUser',
+  example: { email: 'carol.new@example.com', profile: { nickname: 'Caz', middle_name: null } },
+}
 const passwordBody = z
   .strictObject({
     password,
@@ -289,7 +289,7 @@ export function userRoutes({ passwords, attributes, cursors, provePassword }: Us
       params: userParams,
       body: userDocumentSchema,
       alsoWrong: findWrongAttributes,
-      mergePatch: mergeBody,
+      mergePatch,
       isVersioned: true,
       responses: { 200: userBody },
       problems: ['CONFLICT'],

@@ -193,6 +193,23 @@ describe('an answer', () => {
     expect(found.data).toEqual(data)
   })
 
+  it('comes of a merge patch, whose null removes what may be removed, and that alone', async () => {
+    const { user_id } = await create('merged')
+    const params = { path: { user_id } }
+    const patch = async (body: components['schemas']['PatchUser']) =>
+      (await latchkey.PATCH('/v1/users/{user_id}', { params, body })).data
+    const profile = { given_name: 'Mer', family_name: 'Ged', address: { country: 'DE', locality: 'Ulm' } }
+    expect((await patch({ profile, email_verified: true })).profile).toEqual(profile)
+    const fewer = await patch({ profile: { given_name: null, address: { country: null } } })
+    expect(fewer.profile).toEqual({ family_name: 'Ged', address: { locality: 'Ulm' } })
+    // What is left out is not what a new one would have.
+    expect(fewer).toMatchObject({ name: 'merged', email_verified: true })
+    const bare = await patch({ profile: null, name: null, attributes: null, email_verified: null })
+    expect(bare).toMatchObject({ profile: {}, name: null, attributes: {}, email_verified: false, is_active: true })
+    // @ts-expect-error nobody is without an address
+    expect((await refusalOf(patch({ email: null }))).code).toBe('VALIDATION_ERROR')
+  })
+
   it('comes of a JSON Patch too', async () => {
     const { user_id } = await create('patched')
     const { data } = await latchkey.PATCH('/v1/users/{user_id}', {

@@ -10,7 +10,15 @@ import { fillPath, openTargets } from '../support/api-targets.ts'
 import { openContract, type Contract } from '../support/contract.ts'
 import { eachDatabase } from '../support/databases.ts'
 import { openManagement } from '../support/management.ts'
-import { documentFile, readCommittedDocument, type Document, type Operation } from '../openapi/document.ts'
+import {
+  documentFile,
+  openJudge,
+  readCommittedDocument,
+  resolve,
+  type Document,
+  type Operation,
+  type Schema,
+} from '../openapi/document.ts'
 import { complete, scenarios, sendRequest, successOf, type Request, type World } from './scenarios.ts'
 
 /** What only a fault of ours, a load that no test wants, or the end of a version brings about; proven elsewhere. */
@@ -209,6 +217,26 @@ eachDatabase((_open, engine) => {
     },
   )
 
+  it.each(declared.operations.filter(({ method }) => method === 'PATCH').map(({ id, path }) => ({ id, path })))(
+    'takes null in a merge patch for whatever $id documents it for, and for nothing else',
+    async ({ id, path }) => {
+      const operation = contract.operation(id)
+      const { schema = {} } = operation.requestBody?.content['application/merge-patch+json'] ?? {}
+      const judge = openJudge(JSON.parse(served) as Document)
+      const parameters = await world.targets.parametersOf(path)
+      const seen = { 200: 0, 400: 0 }
+      for (const member of membersOf(resolve(committed, schema))) {
+        const body = member.reduceRight<unknown>((inside, name) => ({ [name]: inside }), null)
+        const answer = await sendRequest(world, operation, { parameters, body })
+        const status = judge.check(schema, body) === '' ? 200 : 400
+        expect([body, answer.status]).toEqual([body, status])
+        seen[status] += 1
+      }
+      expect(seen[200]).toBeGreaterThan(10)
+      expect(seen[400]).toBeGreaterThan(0)
+    },
+  )
+
   describe.each(Object.keys(committed.paths))('%s', (path) => {
     it('answers any other method with 405 and those that there are', async () => {
       const documented = contract.operations.filter((operation) => operation.path === path).map(({ method }) => method)
@@ -247,6 +275,17 @@ eachDatabase((_open, engine) => {
     expect(errors).toEqual([])
   })
 })
+
+/** Each member of an object, and those of the objects inside, by the names that lead there. */
+function membersOf({ properties = {}, anyOf = [] }: Schema): string[][] {
+  return [
+    ...Object.entries(properties).flatMap(([name, member]) => [
+      [name],
+      ...membersOf(member).map((inside) => [name, ...inside]),
+    ]),
+    ...anyOf.flatMap(membersOf),
+  ]
+}
 
 /** One of its own parameters, nearly: the refusal then says which was meant. */
 function misspelt({ parameters = [] }: Operation): string {

@@ -153,6 +153,32 @@ describe('an operation', () => {
   })
 })
 
+describe('a merge patch', () => {
+  const patches = operations.flatMap(({ requestBody }) => {
+    const { schema } = requestBody?.content['application/merge-patch+json'] ?? {}
+    return schema === undefined ? [] : [schema]
+  })
+
+  it('has no defaults: what is left out stays as it is', () => {
+    expect(patches.length).toBeGreaterThan(0)
+    expect(patches.filter((schema) => JSON.stringify(resolve(document, schema)).includes('"default"'))).toEqual([])
+  })
+
+  it('may hold nothing, and null for what can be removed', () => {
+    const patchUser = { $ref: '#/components/schemas/PatchUser' }
+    for (const patch of [{}, { profile: null }, { profile: { given_name: null, address: { country: null } } }]) {
+      expect(judge.check(patchUser, patch)).toBe('')
+    }
+    expect(judge.check(patchUser, { email: null })).toContain('must be string')
+    expect(judge.check(patchUser, { name: '' })).toContain('fewer than 1')
+    const patchClient = { $ref: '#/components/schemas/PatchClient' }
+    expect(judge.check(patchClient, { jwks: null, redirect_uris: null, jwks_uri: null })).toBe('')
+    expect(judge.check(patchClient, { jwks: { keys: null } })).not.toBe('')
+    // Not a document of its own: an array is replaced as a whole.
+    expect(judge.check(patchClient, { permissions: [{ resource: 'https://api.example.com' }] })).not.toBe('')
+  })
+})
+
 describe('a component', () => {
   it('is named in PascalCase, and a response by its status', () => {
     const { schemas = {}, responses = {} } = document.components ?? {}
