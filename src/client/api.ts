@@ -1949,6 +1949,7 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["UserPage"];
+                    "application/vnd.latchkey.v1+json": components["schemas"]["UserPage"];
                 };
             };
             304: components["responses"]["304"];
@@ -1976,6 +1977,7 @@ export interface operations {
         requestBody: {
             content: {
                 "application/json": components["schemas"]["CreateUser"];
+                "application/vnd.latchkey.v1+json": components["schemas"]["CreateUser"];
             };
         };
         responses: {
@@ -1996,6 +1998,7 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["User"];
+                    "application/vnd.latchkey.v1+json": components["schemas"]["User"];
                 };
             };
             400: components["responses"]["400"];
@@ -2045,6 +2048,7 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["SomeUser"];
+                    "application/vnd.latchkey.v1+json": components["schemas"]["SomeUser"];
                 };
             };
             304: components["responses"]["304"];
@@ -2076,6 +2080,7 @@ export interface operations {
         requestBody: {
             content: {
                 "application/json": components["schemas"]["ReplaceUser"];
+                "application/vnd.latchkey.v1+json": components["schemas"]["ReplaceUser"];
             };
         };
         responses: {
@@ -2094,6 +2099,7 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["User"];
+                    "application/vnd.latchkey.v1+json": components["schemas"]["User"];
                 };
             };
             400: components["responses"]["400"];
@@ -2192,6 +2198,7 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["User"];
+                    "application/vnd.latchkey.v1+json": components["schemas"]["User"];
                 };
             };
             400: components["responses"]["400"];
@@ -2223,6 +2230,7 @@ export interface operations {
         requestBody: {
             content: {
                 "application/json": components["schemas"]["SetPassword"];
+                "application/vnd.latchkey.v1+json": components["schemas"]["SetPassword"];
             };
         };
         responses: {
@@ -2294,6 +2302,7 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["RolePage"];
+                    "application/vnd.latchkey.v1+json": components["schemas"]["RolePage"];
                 };
             };
             304: components["responses"]["304"];
@@ -2321,6 +2330,7 @@ export interface operations {
         requestBody: {
             content: {
                 "application/json": components["schemas"]["CreateRole"];
+                "application/vnd.latchkey.v1+json": components["schemas"]["CreateRole"];
             };
         };
         responses: {
@@ -2341,6 +2351,7 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Role"];
+                    "application/vnd.latchkey.v1+json": components["schemas"]["Role"];
                 };
             };
             400: components["responses"]["400"];
@@ -2387,6 +2398,7 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Role"];
+                    "application/vnd.latchkey.v1+json": components["schemas"]["Role"];
                 };
             };
             304: components["responses"]["304"];
@@ -2418,6 +2430,7 @@ export interface operations {
         requestBody: {
             content: {
                 "application/json": components["schemas"]["PutRole"];
+                "application/vnd.latchkey.v1+json": components["schemas"]["PutRole"];
             };
         };
         responses: {
@@ -2436,6 +2449,7 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Role"];
+                    "application/vnd.latchkey.v1+json": components["schemas"]["Role"];
                 };
             };
             /** @description Created; `Location` says where */
@@ -2454,6 +2468,7 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Role"];
+                    "application/vnd.latchkey.v1+json": components["schemas"]["Role"];
                 };
             };
             400: components["responses"]["400"];
@@ -2542,6 +2557,7 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["RolesOfUser"];
+                    "application/vnd.latchkey.v1+json": components["schemas"]["RolesOfUser"];
                 };
             };
             304: components["responses"]["304"];
@@ -2573,6 +2589,7 @@ export interface operations {
         requestBody: {
             content: {
                 "application/json": components["schemas"]["SetRolesOfUser"];
+                "application/vnd.latchkey.v1+json": components["schemas"]["SetRolesOfUser"];
             };
         };
         responses: {
@@ -2591,6 +2608,7 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["RolesOfUser"];
+                    "application/vnd.latchkey.v1+json": components["schemas"]["RolesOfUser"];
                 };
             };
             400: components["responses"]["400"];
@@ -2731,6 +2749,7 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["SessionPage"];
+                    "application/vnd.latchkey.v1+json": components["schemas"]["SessionPage"];
                 };
             };
             304: components["responses"]["304"];
@@ -2786,6 +2805,7 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["SessionPage"];
+                    "application/vnd.latchkey.v1+json": components["schemas"]["SessionPage"];
                 };
             };
             304: components["responses"]["304"];
@@ -2831,6 +2851,7 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Session"];
+                    "application/vnd.latchkey.v1+json": components["schemas"]["Session"];
                 };
             };
             304: components["responses"]["304"];
@@ -2926,6 +2947,7 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["GrantPage"];
+                    "application/vnd.latchkey.v1+json": components["schemas"]["GrantPage"];
                 };
             };
             304: components["responses"]["304"];
@@ -2983,6 +3005,7 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["GrantPage"];
+                    "application/vnd.latchkey.v1+json": components["schemas"]["GrantPage"];
                 };
             };
             304: components["responses"]["304"];
@@ -3028,6 +3051,7 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Grant"];
+                    "application/vnd.latchkey.v1+json": components["schemas"]["Grant"];
                 };
             };
             304: components["responses"]["304"];
@@ -3097,6 +3121,7 @@ export interface operations {
         requestBody: {
             content: {
                 "application/json": components["schemas"]["RevokeUser"];
+                "application/vnd.latchkey.v1+json": components["schemas"]["RevokeUser"];
             };
         };
         responses: {
@@ -3117,6 +3142,7 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["RevokedUser"];
+                    "application/vnd.latchkey.v1+json": components["schemas"]["RevokedUser"];
                 };
             };
             400: components["responses"]["400"];
@@ -3178,6 +3204,7 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["ClientPage"];
+                    "application/vnd.latchkey.v1+json": components["schemas"]["ClientPage"];
                 };
             };
             304: components["responses"]["304"];
@@ -3205,6 +3232,7 @@ export interface operations {
         requestBody: {
             content: {
                 "application/json": components["schemas"]["CreateClient"];
+                "application/vnd.latchkey.v1+json": components["schemas"]["CreateClient"];
             };
         };
         responses: {
@@ -3225,6 +3253,7 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["NewClient"];
+                    "application/vnd.latchkey.v1+json": components["schemas"]["NewClient"];
                 };
             };
             400: components["responses"]["400"];
@@ -3271,6 +3300,7 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Client"];
+                    "application/vnd.latchkey.v1+json": components["schemas"]["Client"];
                 };
             };
             304: components["responses"]["304"];
@@ -3302,6 +3332,7 @@ export interface operations {
         requestBody: {
             content: {
                 "application/json": components["schemas"]["ReplaceClient"];
+                "application/vnd.latchkey.v1+json": components["schemas"]["ReplaceClient"];
             };
         };
         responses: {
@@ -3320,6 +3351,7 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Client"];
+                    "application/vnd.latchkey.v1+json": components["schemas"]["Client"];
                 };
             };
             400: components["responses"]["400"];
@@ -3418,6 +3450,7 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Client"];
+                    "application/vnd.latchkey.v1+json": components["schemas"]["Client"];
                 };
             };
             400: components["responses"]["400"];
@@ -3452,6 +3485,7 @@ export interface operations {
         requestBody: {
             content: {
                 "application/json": components["schemas"]["RevokeClient"];
+                "application/vnd.latchkey.v1+json": components["schemas"]["RevokeClient"];
             };
         };
         responses: {
@@ -3472,6 +3506,7 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["RevokedClient"];
+                    "application/vnd.latchkey.v1+json": components["schemas"]["RevokedClient"];
                 };
             };
             400: components["responses"]["400"];
@@ -3519,6 +3554,7 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["ClientSecrets"];
+                    "application/vnd.latchkey.v1+json": components["schemas"]["ClientSecrets"];
                 };
             };
             304: components["responses"]["304"];
@@ -3550,6 +3586,7 @@ export interface operations {
         requestBody: {
             content: {
                 "application/json": components["schemas"]["RotateSecret"];
+                "application/vnd.latchkey.v1+json": components["schemas"]["RotateSecret"];
             };
         };
         responses: {
@@ -3570,6 +3607,7 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["NewClientSecret"];
+                    "application/vnd.latchkey.v1+json": components["schemas"]["NewClientSecret"];
                 };
             };
             400: components["responses"]["400"];
@@ -3666,6 +3704,7 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["ResourcePage"];
+                    "application/vnd.latchkey.v1+json": components["schemas"]["ResourcePage"];
                 };
             };
             304: components["responses"]["304"];
@@ -3710,6 +3749,7 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Resource"];
+                    "application/vnd.latchkey.v1+json": components["schemas"]["Resource"];
                 };
             };
             304: components["responses"]["304"];
@@ -3741,6 +3781,7 @@ export interface operations {
         requestBody: {
             content: {
                 "application/json": components["schemas"]["PutResource"];
+                "application/vnd.latchkey.v1+json": components["schemas"]["PutResource"];
             };
         };
         responses: {
@@ -3759,6 +3800,7 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Resource"];
+                    "application/vnd.latchkey.v1+json": components["schemas"]["Resource"];
                 };
             };
             /** @description Created; `Location` says where */
@@ -3777,6 +3819,7 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Resource"];
+                    "application/vnd.latchkey.v1+json": components["schemas"]["Resource"];
                 };
             };
             400: components["responses"]["400"];
@@ -3862,6 +3905,7 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["SigningKeys"];
+                    "application/vnd.latchkey.v1+json": components["schemas"]["SigningKeys"];
                 };
             };
             304: components["responses"]["304"];
@@ -3889,6 +3933,7 @@ export interface operations {
         requestBody: {
             content: {
                 "application/json": components["schemas"]["RotateKeys"];
+                "application/vnd.latchkey.v1+json": components["schemas"]["RotateKeys"];
             };
         };
         responses: {
@@ -3909,6 +3954,7 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["SigningKey"];
+                    "application/vnd.latchkey.v1+json": components["schemas"]["SigningKey"];
                 };
             };
             400: components["responses"]["400"];
@@ -3955,6 +4001,7 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["SigningKey"];
+                    "application/vnd.latchkey.v1+json": components["schemas"]["SigningKey"];
                 };
             };
             304: components["responses"]["304"];
@@ -3986,6 +4033,7 @@ export interface operations {
         requestBody: {
             content: {
                 "application/json": components["schemas"]["RevokeKey"];
+                "application/vnd.latchkey.v1+json": components["schemas"]["RevokeKey"];
             };
         };
         responses: {
@@ -4006,6 +4054,7 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["SigningKey"];
+                    "application/vnd.latchkey.v1+json": components["schemas"]["SigningKey"];
                 };
             };
             400: components["responses"]["400"];
@@ -4061,6 +4110,7 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["PlanPage"];
+                    "application/vnd.latchkey.v1+json": components["schemas"]["PlanPage"];
                 };
             };
             304: components["responses"]["304"];
@@ -4105,6 +4155,7 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Plan"];
+                    "application/vnd.latchkey.v1+json": components["schemas"]["Plan"];
                 };
             };
             304: components["responses"]["304"];
@@ -4136,6 +4187,7 @@ export interface operations {
         requestBody: {
             content: {
                 "application/json": components["schemas"]["PutPlan"];
+                "application/vnd.latchkey.v1+json": components["schemas"]["PutPlan"];
             };
         };
         responses: {
@@ -4154,6 +4206,7 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Plan"];
+                    "application/vnd.latchkey.v1+json": components["schemas"]["Plan"];
                 };
             };
             /** @description Created; `Location` says where */
@@ -4172,6 +4225,7 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Plan"];
+                    "application/vnd.latchkey.v1+json": components["schemas"]["Plan"];
                 };
             };
             400: components["responses"]["400"];
@@ -4242,6 +4296,7 @@ export interface operations {
         requestBody: {
             content: {
                 "application/json": components["schemas"]["SetPlanOfClient"];
+                "application/vnd.latchkey.v1+json": components["schemas"]["SetPlanOfClient"];
             };
         };
         responses: {
@@ -4260,6 +4315,7 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["PlanOfClient"];
+                    "application/vnd.latchkey.v1+json": components["schemas"]["PlanOfClient"];
                 };
             };
             400: components["responses"]["400"];
@@ -4317,6 +4373,7 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["ApiKeyPage"];
+                    "application/vnd.latchkey.v1+json": components["schemas"]["ApiKeyPage"];
                 };
             };
             304: components["responses"]["304"];
@@ -4344,6 +4401,7 @@ export interface operations {
         requestBody: {
             content: {
                 "application/json": components["schemas"]["CreateApiKey"];
+                "application/vnd.latchkey.v1+json": components["schemas"]["CreateApiKey"];
             };
         };
         responses: {
@@ -4364,6 +4422,7 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["NewApiKey"];
+                    "application/vnd.latchkey.v1+json": components["schemas"]["NewApiKey"];
                 };
             };
             400: components["responses"]["400"];
@@ -4410,6 +4469,7 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["ApiKey"];
+                    "application/vnd.latchkey.v1+json": components["schemas"]["ApiKey"];
                 };
             };
             304: components["responses"]["304"];
@@ -4497,6 +4557,7 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Usage"];
+                    "application/vnd.latchkey.v1+json": components["schemas"]["Usage"];
                 };
             };
             304: components["responses"]["304"];
@@ -4565,6 +4626,7 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["AuditEventPage"];
+                    "application/vnd.latchkey.v1+json": components["schemas"]["AuditEventPage"];
                 };
             };
             304: components["responses"]["304"];
@@ -4609,6 +4671,7 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["AuditEvent"];
+                    "application/vnd.latchkey.v1+json": components["schemas"]["AuditEvent"];
                 };
             };
             304: components["responses"]["304"];

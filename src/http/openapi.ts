@@ -5,6 +5,7 @@
 import { z } from 'zod'
 import { createDocument, type ZodOpenApiOperationObject } from 'zod-openapi'
 import { problemCatalogue, toProblemBody, Problem, type ProblemCode } from '../problems.ts'
+import { vendorMediaType, type ApiVersion } from './api-version.ts'
 import type { Endpoint } from './endpoint.ts'
 import { mergePatchOf } from './merge-patch-schema.ts'
 import { patchMediaTypes } from './patch.ts'
@@ -13,6 +14,8 @@ export interface ApiDescription {
   readonly issuer: string
   /** of the document: semver, raised with it */
   readonly version: string
+  /** of the API, that all of the paths are under: its media type is documented */
+  readonly apiVersion: ApiVersion
   readonly title: string
   readonly description: string
   readonly endpoints: readonly Endpoint[]
@@ -29,7 +32,7 @@ export function describeApi(api: ApiDescription): OpenApiDocument {
   const paths: Record<string, Record<string, ZodOpenApiOperationObject>> = {}
   for (const endpoint of api.endpoints) {
     const operations = (paths[endpoint.path] ??= {})
-    operations[endpoint.method.toLowerCase()] = describeOperation(endpoint)
+    operations[endpoint.method.toLowerCase()] = describeOperation(endpoint, api.apiVersion)
   }
   return createDocument(
     {
@@ -80,7 +83,7 @@ export function describeApi(api: ApiDescription): OpenApiDocument {
   )
 }
 
-function describeOperation(endpoint: Endpoint): ZodOpenApiOperationObject {
+function describeOperation(endpoint: Endpoint, version: ApiVersion): ZodOpenApiOperationObject {
   const { access, lifecycle } = endpoint
   const headers = requestHeaders(endpoint)
   const requestParams = {
@@ -101,12 +104,12 @@ function describeOperation(endpoint: Endpoint): ZodOpenApiOperationObject {
     ...(lifecycle?.deprecatedAt === undefined ? {} : { deprecated: true }),
     ...(lifecycle?.since === undefined ? {} : { 'x-since': lifecycle.since }),
     requestParams,
-    ...(endpoint.body === undefined ? {} : { requestBody: describeBody(endpoint, endpoint.body) }),
+    ...(endpoint.body === undefined ? {} : { requestBody: describeBody(endpoint, endpoint.body, version) }),
     responses: {
       ...Object.fromEntries(
         Object.entries(endpoint.responses).map(([status, schema]) => [
           status,
-          describeSuccess(endpoint, status, schema),
+          describeSuccess(endpoint, status, schema, version),
         ]),
       ),
       ...Object.fromEntries(
@@ -116,10 +119,12 @@ function describeOperation(endpoint: Endpoint): ZodOpenApiOperationObject {
   }
 }
 
-function describeBody(endpoint: Endpoint, body: z.ZodType): NonNullable<ZodOpenApiOperationObject['requestBody']> {
-  if (endpoint.method !== 'PATCH') {
-    return { required: true, content: { 'application/json': withExample(endpoint, body) } }
-  }
+function describeBody(
+  endpoint: Endpoint,
+  body: z.ZodType,
+  version: ApiVersion,
+): NonNullable<ZodOpenApiOperationObject['requestBody']> {
+  if (endpoint.method !== 'PATCH') return { required: true, content: inBothMediaTypes(endpoint, body, version) }
   const merge = withExample(endpoint, describeMergePatch(endpoint, body))
   const [mergePatch, jsonPatch, json] = patchMediaTypes
   return {
@@ -144,13 +149,18 @@ function describeMergePatch({ mergePatch }: Endpoint, body: z.ZodType): z.ZodTyp
   })
 }
 
-function describeSuccess(endpoint: Endpoint, status: string, schema: z.ZodType | null) {
+function describeSuccess(endpoint: Endpoint, status: string, schema: z.ZodType | null, version: ApiVersion) {
   const headers = successHeaders(endpoint, status)
   return {
     description: successText[status] ?? 'Done',
     headers,
-    ...(schema === null ? {} : { content: { 'application/json': withExample(endpoint, schema) } }),
+    ...(schema === null ? {} : { content: inBothMediaTypes(endpoint, schema, version) }),
   }
+}
+
+/** The version's own media type is another name for the same; the example is the schema's. */
+function inBothMediaTypes(endpoint: Endpoint, schema: z.ZodType, { version }: ApiVersion) {
+  return { 'application/json': withExample(endpoint, schema), [vendorMediaType(version)]: { schema } }
 }
 
 function withExample(endpoint: Endpoint, schema: z.ZodType): { schema: z.ZodType; example: unknown } {

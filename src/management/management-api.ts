@@ -37,7 +37,7 @@ import { keyRoutes } from './key-routes.ts'
 /** Of the document, by semantic versioning: raised with every change of it. */
 export const documentVersion = '1.0.0'
 
-const versions: readonly ApiVersion[] = [{ version: '1', since: '1.0.0' }]
+const apiVersion: ApiVersion = { version: '1', since: '1.0.0' }
 
 export interface ManagementApiParts extends Pick<UserRoutesParts, 'passwords' | 'attributes' | 'provePassword'> {
   readonly config: Config
@@ -86,7 +86,7 @@ export function openManagementApi(parts: ManagementApiParts): ManagementApi {
       ...apiMiddlewares({
         db: database.db,
         endpoints,
-        versions,
+        versions: [apiVersion],
         authenticate,
         limitNetwork: limitNetwork(parts.limiter, { ...config, onRefused: parts.onRefused }),
         async limitCaller(caller) {
@@ -127,6 +127,7 @@ function describeManagementApi(issuer: string, endpoints: readonly Endpoint[]): 
   return describeApi({
     issuer,
     version: documentVersion,
+    apiVersion,
     title: 'Latchkey management API',
     description,
     endpoints,

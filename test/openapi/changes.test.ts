@@ -488,9 +488,13 @@ describe('our own document', () => {
       return findChanges(document, other).filter(({ kind }) => kind === 'breaking')
     }
     expect(changed(({ User }) => delete User?.['properties']?.['email'])).not.toEqual([])
-    expect(changed(({ CreateUser }) => CreateUser?.['required']?.push('name'))).toEqual([
-      { kind: 'breaking', rule: 'request member is now required', where: 'POST /v1/users body.name' },
-    ])
+    expect(changed(({ CreateUser }) => CreateUser?.['required']?.push('name'))).toEqual(
+      ['application/json', 'application/vnd.latchkey.v1+json'].map((type) => ({
+        kind: 'breaking',
+        rule: 'request member is now required',
+        where: `POST /v1/users body ${type}.name`,
+      })),
+    )
     expect(changed(({ Error }) => delete Error?.['properties']?.['request_id']).length).toBeGreaterThan(100)
   })
 })

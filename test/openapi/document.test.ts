@@ -132,9 +132,11 @@ describe('an operation', () => {
   it('has an example of every body, and each fits its schema', () => {
     let examples = 0
     for (const operation of operations) {
-      for (const [place, { schema, example }] of bodiesOf(operation)) {
-        expect([place, schema !== undefined, example !== undefined]).toEqual([place, true, true])
-        expect([place, judge.check(schema ?? {}, example)]).toEqual([place, ''])
+      for (const [place, { schema = {}, example }] of bodiesOf(operation)) {
+        // The version's own media type leaves it to its schema, which is that of application/json.
+        const own = example ?? (place.includes('vnd.') ? resolve(document, schema).example : undefined)
+        expect([place, own !== undefined]).toEqual([place, true])
+        expect([place, judge.check(schema, own)]).toEqual([place, ''])
         examples += 1
       }
     }
@@ -148,6 +150,25 @@ describe('an operation', () => {
         for (const { example } of Object.values(resolve(document, response).content ?? {})) {
           expect([id, (example as { status?: number }).status]).toEqual([id, Number(status)])
         }
+      }
+    }
+  })
+})
+
+describe('a media type', () => {
+  const vendor = 'application/vnd.latchkey.v1+json'
+
+  it('of the version stands beside application/json, with the same schema, in every success and in bodies of POST and PUT', () => {
+    for (const { id, method, requestBody, responses } of operations) {
+      const successes = Object.entries(responses)
+        .filter(([status]) => status.startsWith('2'))
+        .map(([, { content }]) => content)
+      const bodies = [...successes, ...(method === 'PATCH' ? [] : [requestBody?.content])]
+      for (const content of bodies.filter((one) => one !== undefined)) {
+        expect([id, Object.keys(content)]).toEqual([id, ['application/json', vendor]])
+        // By reference: the document does not grow by it.
+        expect([id, content[vendor]]).toEqual([id, { schema: { $ref: expect.any(String) as string } }])
+        expect([id, content[vendor]?.schema]).toEqual([id, content['application/json']?.schema])
       }
     }
   })

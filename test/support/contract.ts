@@ -31,9 +31,6 @@ const plainHeaders = [
   /^traceparent$/,
 ]
 
-/** By which a client may choose the version, with the same body. */
-const vendorMediaType = /^application\/vnd\.latchkey\.v\d+\+json$/
-
 export function openContract(document: Document): Contract {
   const judge = openJudge(document, { closed: true })
   const operations = operationsOf(document)
@@ -64,7 +61,7 @@ export function openContract(document: Document): Contract {
     const types = Object.keys(content)
     if (types.length === 0) return text === '' ? [] : [`has a body, which is not documented: ${text.slice(0, 200)}`]
     const type = (headers.get('content-type') ?? '').split(';')[0]?.trim() ?? ''
-    const documented = content[type] ?? (vendorMediaType.test(type) ? content['application/json'] : undefined)
+    const documented = content[type]
     if (documented === undefined) return [`is ${type || 'of no media type'}, which is not documented`]
     let body: unknown
     try {
