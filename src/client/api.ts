@@ -1594,6 +1594,7 @@ export interface components {
             content: {
                 "application/json": components["schemas"]["Error"];
                 "application/problem+json": components["schemas"]["Error"];
+                "text/html": string;
             };
         };
         /** @description A valid access token is needed */
@@ -1612,6 +1613,7 @@ export interface components {
             content: {
                 "application/json": components["schemas"]["Error"];
                 "application/problem+json": components["schemas"]["Error"];
+                "text/html": string;
             };
         };
         /** @description The token lacks the scope, the API key is not valid, or this is beyond the caller’s own rights */
@@ -1630,6 +1632,7 @@ export interface components {
             content: {
                 "application/json": components["schemas"]["Error"];
                 "application/problem+json": components["schemas"]["Error"];
+                "text/html": string;
             };
         };
         /** @description There is no such thing */
@@ -1647,6 +1650,26 @@ export interface components {
             content: {
                 "application/json": components["schemas"]["Error"];
                 "application/problem+json": components["schemas"]["Error"];
+                "text/html": string;
+            };
+        };
+        /** @description There is something here, but not under this method: `Allow` names those that there are */
+        405: {
+            headers: {
+                "API-Version": components["headers"]["MaybeApiVersion"];
+                "X-Request-Id": components["headers"]["RequestId"];
+                Allow: components["headers"]["Allow"];
+                RateLimit: components["headers"]["RateLimit"];
+                "RateLimit-Policy": components["headers"]["RateLimitPolicy"];
+                "X-RateLimit-Limit": components["headers"]["XRateLimitLimit"];
+                "X-RateLimit-Remaining": components["headers"]["XRateLimitRemaining"];
+                "X-RateLimit-Reset": components["headers"]["XRateLimitReset"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/json": components["schemas"]["Error"];
+                "application/problem+json": components["schemas"]["Error"];
+                "text/html": string;
             };
         };
         /** @description The answer cannot be given in that media type */
@@ -1664,6 +1687,25 @@ export interface components {
             content: {
                 "application/json": components["schemas"]["Error"];
                 "application/problem+json": components["schemas"]["Error"];
+                "text/html": string;
+            };
+        };
+        /** @description The body did not arrive in time */
+        408: {
+            headers: {
+                "API-Version": components["headers"]["MaybeApiVersion"];
+                "X-Request-Id": components["headers"]["RequestId"];
+                RateLimit: components["headers"]["RateLimit"];
+                "RateLimit-Policy": components["headers"]["RateLimitPolicy"];
+                "X-RateLimit-Limit": components["headers"]["XRateLimitLimit"];
+                "X-RateLimit-Remaining": components["headers"]["XRateLimitRemaining"];
+                "X-RateLimit-Reset": components["headers"]["XRateLimitReset"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/json": components["schemas"]["Error"];
+                "application/problem+json": components["schemas"]["Error"];
+                "text/html": string;
             };
         };
         /** @description The request conflicts with what is there; or one with the same Idempotency-Key is still running */
@@ -1682,6 +1724,7 @@ export interface components {
             content: {
                 "application/json": components["schemas"]["Error"];
                 "application/problem+json": components["schemas"]["Error"];
+                "text/html": string;
             };
         };
         /** @description This is not here any more */
@@ -1700,6 +1743,7 @@ export interface components {
             content: {
                 "application/json": components["schemas"]["Error"];
                 "application/problem+json": components["schemas"]["Error"];
+                "text/html": string;
             };
         };
         /** @description The resource has changed since you read it */
@@ -1718,6 +1762,7 @@ export interface components {
             content: {
                 "application/json": components["schemas"]["Error"];
                 "application/problem+json": components["schemas"]["Error"];
+                "text/html": string;
             };
         };
         /** @description The body is too large */
@@ -1735,6 +1780,7 @@ export interface components {
             content: {
                 "application/json": components["schemas"]["Error"];
                 "application/problem+json": components["schemas"]["Error"];
+                "text/html": string;
             };
         };
         /** @description The body is in a media type that is not understood here */
@@ -1753,6 +1799,7 @@ export interface components {
             content: {
                 "application/json": components["schemas"]["Error"];
                 "application/problem+json": components["schemas"]["Error"];
+                "text/html": string;
             };
         };
         /** @description The Idempotency-Key was used for another request */
@@ -1770,6 +1817,7 @@ export interface components {
             content: {
                 "application/json": components["schemas"]["Error"];
                 "application/problem+json": components["schemas"]["Error"];
+                "text/html": string;
             };
         };
         /** @description Say in If-Match what this change is based on */
@@ -1787,6 +1835,7 @@ export interface components {
             content: {
                 "application/json": components["schemas"]["Error"];
                 "application/problem+json": components["schemas"]["Error"];
+                "text/html": string;
             };
         };
         /** @description Too many requests: `Retry-After` says when to come back */
@@ -1805,6 +1854,7 @@ export interface components {
             content: {
                 "application/json": components["schemas"]["Error"];
                 "application/problem+json": components["schemas"]["Error"];
+                "text/html": string;
             };
         };
         /** @description A mistake of ours */
@@ -1822,6 +1872,7 @@ export interface components {
             content: {
                 "application/json": components["schemas"]["Error"];
                 "application/problem+json": components["schemas"]["Error"];
+                "text/html": string;
             };
         };
         /** @description Overloaded or without its database for the moment: `Retry-After` says when to come back */
@@ -1840,6 +1891,7 @@ export interface components {
             content: {
                 "application/json": components["schemas"]["Error"];
                 "application/problem+json": components["schemas"]["Error"];
+                "text/html": string;
             };
         };
         /** @description Something behind took too long */
@@ -1858,6 +1910,7 @@ export interface components {
             content: {
                 "application/json": components["schemas"]["Error"];
                 "application/problem+json": components["schemas"]["Error"];
+                "text/html": string;
             };
         };
     };
@@ -1882,6 +1935,8 @@ export interface components {
         XRateLimitReset: string;
         /** @description How to authenticate, and what is lacking (RFC 6750, RFC 9728) */
         Challenge: string;
+        /** @description The methods that there are */
+        Allow: string;
         /** @description When to try again, in seconds */
         RetryAfter: string;
         /** @description What takes its place, and how to move (RFC 8288) */
@@ -2005,6 +2060,7 @@ export interface operations {
             401: components["responses"]["401"];
             403: components["responses"]["403"];
             406: components["responses"]["406"];
+            408: components["responses"]["408"];
             409: components["responses"]["409"];
             413: components["responses"]["413"];
             415: components["responses"]["415"];
@@ -2107,6 +2163,7 @@ export interface operations {
             403: components["responses"]["403"];
             404: components["responses"]["404"];
             406: components["responses"]["406"];
+            408: components["responses"]["408"];
             409: components["responses"]["409"];
             412: components["responses"]["412"];
             413: components["responses"]["413"];
@@ -2206,6 +2263,7 @@ export interface operations {
             403: components["responses"]["403"];
             404: components["responses"]["404"];
             406: components["responses"]["406"];
+            408: components["responses"]["408"];
             409: components["responses"]["409"];
             412: components["responses"]["412"];
             413: components["responses"]["413"];
@@ -2253,6 +2311,7 @@ export interface operations {
             403: components["responses"]["403"];
             404: components["responses"]["404"];
             406: components["responses"]["406"];
+            408: components["responses"]["408"];
             412: components["responses"]["412"];
             413: components["responses"]["413"];
             415: components["responses"]["415"];
@@ -2358,6 +2417,7 @@ export interface operations {
             401: components["responses"]["401"];
             403: components["responses"]["403"];
             406: components["responses"]["406"];
+            408: components["responses"]["408"];
             409: components["responses"]["409"];
             413: components["responses"]["413"];
             415: components["responses"]["415"];
@@ -2475,6 +2535,7 @@ export interface operations {
             401: components["responses"]["401"];
             403: components["responses"]["403"];
             406: components["responses"]["406"];
+            408: components["responses"]["408"];
             409: components["responses"]["409"];
             412: components["responses"]["412"];
             413: components["responses"]["413"];
@@ -2616,6 +2677,7 @@ export interface operations {
             403: components["responses"]["403"];
             404: components["responses"]["404"];
             406: components["responses"]["406"];
+            408: components["responses"]["408"];
             409: components["responses"]["409"];
             412: components["responses"]["412"];
             413: components["responses"]["413"];
@@ -3150,6 +3212,7 @@ export interface operations {
             403: components["responses"]["403"];
             404: components["responses"]["404"];
             406: components["responses"]["406"];
+            408: components["responses"]["408"];
             409: components["responses"]["409"];
             413: components["responses"]["413"];
             415: components["responses"]["415"];
@@ -3260,6 +3323,7 @@ export interface operations {
             401: components["responses"]["401"];
             403: components["responses"]["403"];
             406: components["responses"]["406"];
+            408: components["responses"]["408"];
             409: components["responses"]["409"];
             413: components["responses"]["413"];
             415: components["responses"]["415"];
@@ -3359,6 +3423,7 @@ export interface operations {
             403: components["responses"]["403"];
             404: components["responses"]["404"];
             406: components["responses"]["406"];
+            408: components["responses"]["408"];
             409: components["responses"]["409"];
             412: components["responses"]["412"];
             413: components["responses"]["413"];
@@ -3458,6 +3523,7 @@ export interface operations {
             403: components["responses"]["403"];
             404: components["responses"]["404"];
             406: components["responses"]["406"];
+            408: components["responses"]["408"];
             409: components["responses"]["409"];
             412: components["responses"]["412"];
             413: components["responses"]["413"];
@@ -3514,6 +3580,7 @@ export interface operations {
             403: components["responses"]["403"];
             404: components["responses"]["404"];
             406: components["responses"]["406"];
+            408: components["responses"]["408"];
             409: components["responses"]["409"];
             413: components["responses"]["413"];
             415: components["responses"]["415"];
@@ -3615,6 +3682,7 @@ export interface operations {
             403: components["responses"]["403"];
             404: components["responses"]["404"];
             406: components["responses"]["406"];
+            408: components["responses"]["408"];
             409: components["responses"]["409"];
             413: components["responses"]["413"];
             415: components["responses"]["415"];
@@ -3826,6 +3894,7 @@ export interface operations {
             401: components["responses"]["401"];
             403: components["responses"]["403"];
             406: components["responses"]["406"];
+            408: components["responses"]["408"];
             409: components["responses"]["409"];
             412: components["responses"]["412"];
             413: components["responses"]["413"];
@@ -3961,6 +4030,7 @@ export interface operations {
             401: components["responses"]["401"];
             403: components["responses"]["403"];
             406: components["responses"]["406"];
+            408: components["responses"]["408"];
             409: components["responses"]["409"];
             413: components["responses"]["413"];
             415: components["responses"]["415"];
@@ -4062,6 +4132,7 @@ export interface operations {
             403: components["responses"]["403"];
             404: components["responses"]["404"];
             406: components["responses"]["406"];
+            408: components["responses"]["408"];
             409: components["responses"]["409"];
             413: components["responses"]["413"];
             415: components["responses"]["415"];
@@ -4232,6 +4303,7 @@ export interface operations {
             401: components["responses"]["401"];
             403: components["responses"]["403"];
             406: components["responses"]["406"];
+            408: components["responses"]["408"];
             412: components["responses"]["412"];
             413: components["responses"]["413"];
             415: components["responses"]["415"];
@@ -4323,6 +4395,7 @@ export interface operations {
             403: components["responses"]["403"];
             404: components["responses"]["404"];
             406: components["responses"]["406"];
+            408: components["responses"]["408"];
             409: components["responses"]["409"];
             412: components["responses"]["412"];
             413: components["responses"]["413"];
@@ -4429,6 +4502,7 @@ export interface operations {
             401: components["responses"]["401"];
             403: components["responses"]["403"];
             406: components["responses"]["406"];
+            408: components["responses"]["408"];
             409: components["responses"]["409"];
             413: components["responses"]["413"];
             415: components["responses"]["415"];

@@ -14,7 +14,7 @@ export interface ApiDescription {
   readonly issuer: string
   /** of the document: semver, raised with it */
   readonly version: string
-  /** of the API, that all of the paths are under: its media type is documented */
+  /** of the API, that all of the paths are under: its media type and its end are documented */
   readonly apiVersion: ApiVersion
   readonly title: string
   readonly description: string
@@ -101,7 +101,7 @@ function describeOperation(endpoint: Endpoint, version: ApiVersion): ZodOpenApiO
       ...(access.self === undefined ? [] : [{ oauth2: [access.self.scope] }]),
       { api_key: [] },
     ],
-    ...(lifecycle?.deprecatedAt === undefined ? {} : { deprecated: true }),
+    ...(isDeprecated(endpoint, version) ? { deprecated: true } : {}),
     ...(lifecycle?.since === undefined ? {} : { 'x-since': lifecycle.since }),
     requestParams,
     ...(endpoint.body === undefined ? {} : { requestBody: describeBody(endpoint, endpoint.body, version) }),
@@ -113,7 +113,7 @@ function describeOperation(endpoint: Endpoint, version: ApiVersion): ZodOpenApiO
         ]),
       ),
       ...Object.fromEntries(
-        refusalsOf(endpoint).map((status) => [status, { $ref: `#/components/responses/${status}` }]),
+        refusalsOf(endpoint, version).map((status) => [status, { $ref: `#/components/responses/${status}` }]),
       ),
     },
   }
@@ -150,7 +150,7 @@ function describeMergePatch({ mergePatch }: Endpoint, body: z.ZodType): z.ZodTyp
 }
 
 function describeSuccess(endpoint: Endpoint, status: string, schema: z.ZodType | null, version: ApiVersion) {
-  const headers = successHeaders(endpoint, status)
+  const headers = successHeaders(endpoint, status, version)
   return {
     description: successText[status] ?? 'Done',
     headers,
@@ -212,6 +212,7 @@ const tagHeader = header('Tag', 'For `If-Match` and `If-None-Match`')
 const replayedHeader = header('IdempotencyReplayed', '`true` when this is the answer of an earlier request')
 const challengeHeader = header('Challenge', 'How to authenticate, and what is lacking (RFC 6750, RFC 9728)')
 const retryHeader = header('RetryAfter', 'When to try again, in seconds')
+const allowHeader = header('Allow', 'The methods that there are')
 const acceptPatchHeader = header('AcceptPatch', 'For PATCH: the media types that are understood (RFC 5789)')
 const linkHeader = header('Link', 'What takes its place, and how to move (RFC 8288)')
 
@@ -224,20 +225,21 @@ const limitHeaders = {
   'X-RateLimit-Reset': header('XRateLimitReset', 'When there is all of it again, in seconds since 1970'),
 }
 
-function successHeaders({ method, lifecycle }: Endpoint, status: string): z.ZodObject {
+function successHeaders(endpoint: Endpoint, status: string, version: ApiVersion): z.ZodObject {
+  const { method } = endpoint
   return z.object({
     'API-Version': versionHeader,
     'X-Request-Id': requestIdHeader,
     ...(status === '201' ? { Location: locationHeader } : {}),
     ...(method !== 'DELETE' && status !== '204' ? { ETag: tagHeader } : {}),
     ...(method === 'POST' || method === 'PATCH' ? { 'Idempotency-Replayed': replayedHeader } : {}),
-    ...(lifecycle?.deprecatedAt === undefined
-      ? {}
-      : {
+    ...(isDeprecated(endpoint, version)
+      ? {
           Deprecation: header('Deprecation', 'Since when it is deprecated (RFC 9745)'),
           Sunset: header('Sunset', 'When it will be gone (RFC 8594)'),
           Link: linkHeader,
-        }),
+        }
+      : {}),
     ...limitHeaders,
   })
 }
@@ -247,6 +249,7 @@ function refusalHeaders(status: string): z.ZodObject {
     'API-Version': maybeVersionHeader,
     'X-Request-Id': requestIdHeader,
     ...(status === '401' || status === '403' ? { 'WWW-Authenticate': challengeHeader } : {}),
+    ...(status === '405' ? { Allow: allowHeader } : {}),
     ...(['409', '429', '503', '504'].includes(status) ? { 'Retry-After': retryHeader } : {}),
     ...(status === '415' ? { 'Accept-Patch': acceptPatchHeader } : {}),
     ...(status === '304' || status === '412' ? { ETag: tagHeader } : {}),
@@ -277,24 +280,32 @@ function requestHeaders(endpoint: Endpoint): z.ZodObject | undefined {
   return Object.keys(headers).length === 0 ? undefined : z.object(headers)
 }
 
-const always = [401, 403, 406, 429, 500, 503, 504] as const
+/** Its answers may say that it will end: itself, or the version that it is of (api-version.ts). */
+function isDeprecated({ lifecycle }: Endpoint, version: ApiVersion): boolean {
+  return (lifecycle?.deprecatedAt ?? version.deprecatedAt) !== undefined
+}
+
+function ends({ method, lifecycle }: Endpoint, version: ApiVersion): boolean {
+  return (lifecycle?.goneAt ?? version.goneAt ?? (method === 'GET' ? undefined : version.readOnlyAt)) !== undefined
+}
+
+const always = [400, 401, 403, 406, 429, 500, 503, 504] as const
 
 /** Which refusals follow from what an endpoint is made of. */
-export function refusalsOf(endpoint: Endpoint): number[] {
+export function refusalsOf(endpoint: Endpoint, version: ApiVersion): number[] {
   const { method } = endpoint
   // Whoever chooses the identifier finds nothing missing, but may choose a bad one: 400.
   const makesAnything = method === 'PUT' && endpoint.responses[201] !== undefined
   return [
     ...new Set<number>([
       ...always,
-      400,
       ...(method === 'GET' ? [304] : []),
       ...(endpoint.path.includes('{') && !makesAnything ? [404] : []),
-      ...(endpoint.body === undefined ? [] : [413, 415]),
+      ...(endpoint.body === undefined ? [] : [408, 413, 415]),
       ...(method === 'POST' || method === 'PATCH' ? [409, 422] : []),
       ...(method === 'POST' ? [] : [412]),
       ...(endpoint.requiresMatch === true ? [428] : []),
-      ...(endpoint.lifecycle?.goneAt === undefined ? [] : [410]),
+      ...(ends(endpoint, version) ? [410] : []),
       ...(endpoint.problems ?? []).map((code) => problemCatalogue[code].status),
     ]),
   ].sort((a, b) => a - b)
@@ -306,7 +317,9 @@ const statusText: Readonly<Record<number, string>> = {
   401: 'A valid access token is needed',
   403: 'The token lacks the scope, the API key is not valid, or this is beyond the caller’s own rights',
   404: 'There is no such thing',
+  405: 'There is something here, but not under this method: `Allow` names those that there are',
   406: 'The answer cannot be given in that media type',
+  408: 'The body did not arrive in time',
   409: 'The request conflicts with what is there; or one with the same Idempotency-Key is still running',
   410: 'This is not here any more',
   412: 'The resource has changed since you read it',
@@ -320,7 +333,7 @@ const statusText: Readonly<Record<number, string>> = {
   504: 'Something behind took too long',
 }
 
-/** Each documented refusal, with an example of the body that is really written. */
+/** Each documented refusal, and 405, which is a path's and no operation's, with an example of the body that is really written. */
 function describeRefusals(issuer: string): Record<string, unknown> {
   return Object.fromEntries(
     Object.entries(statusText).map(([status, description]) => {
@@ -334,9 +347,14 @@ function describeRefusals(issuer: string): Record<string, unknown> {
         at: new Date('2026-01-15T14:35:22Z'),
       })
       const content = { schema: { $ref: '#/components/schemas/Error' }, example }
+      const page = { schema: { type: 'string' }, example: `<!doctype html><title>${problem.title}</title>` }
       return [
         status,
-        { description, headers, content: { 'application/json': content, 'application/problem+json': content } },
+        {
+          description,
+          headers,
+          content: { 'application/json': content, 'application/problem+json': content, 'text/html': page },
+        },
       ]
     }),
   )

@@ -106,7 +106,7 @@ export function openManagementApi(parts: ManagementApiParts): ManagementApi {
 }
 
 /** Every operation, in the order of the document. */
-function listEndpoints(parts: ManagementApiParts): readonly Endpoint[] {
+export function listEndpoints(parts: ManagementApiParts): readonly Endpoint[] {
   const { config, cursors, encryption, oauth, log } = parts
   const { rsaBits, keyPublishAheadSeconds: publishAheadSeconds } = config
   const onUnreachable = (clientId: string, error: unknown) =>
@@ -152,7 +152,9 @@ const description = `People, applications, the APIs they use, and who may do wha
 
 Send an access token for the resource \`{issuer}/v1\` as \`Authorization: Bearer …\`; its scopes are named at each operation.
 Lists come in pages, by \`limit\` and \`offset\` or by \`cursor\`. Changes honour \`If-Match\`; POST and PATCH honour
-\`Idempotency-Key\`. Refusals have one body, whose codes are listed at \`/docs/errors\`.`
+\`Idempotency-Key\`. Refusals have one body, whose codes are listed at \`/docs/errors\`; a page for whoever
+prefers \`text/html\`, such as a browser. It is also that of 404 where there is no such path, and of 405, with \`Allow\`, where
+a path has no such method.`
 
 /** RFC 9728 §3.1: before the path of the resource. */
 const metadataPath = '/.well-known/oauth-protected-resource/v1'

@@ -2,14 +2,17 @@
  * The management API does what its document says, both ways: every operation is walked, each success and each refusal
  * that can be brought about, and nothing is answered that is not documented, nor documented that is not answered.
  */
+import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
+import { request as httpRequest, type IncomingMessage } from 'node:http'
+import { text } from 'node:stream/consumers'
 import { gzipSync } from 'node:zlib'
 import { beforeAll, describe, expect, it, vi } from 'vitest'
 import { fingerprintRequest } from '../../src/http/idempotency.ts'
 import { fillPath, openTargets } from '../support/api-targets.ts'
-import { openContract, type Contract } from '../support/contract.ts'
+import { openContract, type Answer, type Contract } from '../support/contract.ts'
 import { eachDatabase } from '../support/databases.ts'
-import { openManagement } from '../support/management.ts'
+import { openManagement, type Management } from '../support/management.ts'
 import {
   documentFile,
   openJudge,
@@ -23,6 +26,8 @@ import { complete, scenarios, sendRequest, successOf, type Request, type World }
 
 /** What only a fault of ours, a load that no test wants, or the end of a version brings about; proven elsewhere. */
 const notProvoked = ['410', '500', '503', '504']
+/** What a deadline brings about, for which all operations wait at once: at the end. */
+const provokedTogether = ['408']
 
 const committed = readCommittedDocument()
 const declared = openContract(committed)
@@ -218,7 +223,8 @@ eachDatabase((_open, engine) => {
           expect((await world.api.call(first.headers.get('location') ?? '')).status).toBe(200)
         }
 
-        const documented = Object.keys(operation.responses).filter((each) => !notProvoked.includes(each))
+        const elsewhere = [...notProvoked, ...provokedTogether]
+        const documented = Object.keys(operation.responses).filter((each) => !elsewhere.includes(each))
         expect([...seen].sort()).toEqual(documented.sort())
       })
     },
@@ -283,6 +289,50 @@ eachDatabase((_open, engine) => {
   })
 })
 
+describe('a body that does not come', () => {
+  it('is answered with 408 at the deadline, as every operation that takes one documents it', async () => {
+    const api = await openManagement('pglite', {
+      environment: {
+        LATCHKEY_DATABASE_STATEMENT_TIMEOUT_SECONDS: '1',
+        LATCHKEY_HANDLER_TIMEOUT_SECONDS: '2',
+        LATCHKEY_EDGE_TIMEOUT_SECONDS: '3',
+      },
+    })
+    const withBody = declared.operations.filter(({ requestBody }) => requestBody !== undefined)
+    const answers = await Promise.all(withBody.map((operation) => sendHalf(api, operation)))
+    for (const [i, operation] of withBody.entries()) {
+      const answer = answers[i] ?? { status: 0, headers: new Headers(), text: '' }
+      expect([operation.id, answer.status]).toEqual([operation.id, 408])
+      expect(declared.faultsOf(operation, answer)).toEqual([])
+    }
+    const documented = declared.operations.filter(({ responses }) => '408' in responses)
+    expect(documented.map(({ id }) => id)).toEqual(withBody.map(({ id }) => id))
+  })
+})
+
+/** A body that begins, and never ends. */
+async function sendHalf(api: Management, { method, path, requestBody }: Operation): Promise<Answer> {
+  const [type = ''] = Object.keys(requestBody?.content ?? {})
+  const outgoing = httpRequest(api.provider.issuer + path.replaceAll(/\{\w+\}/g, 'usr_anything'), {
+    method,
+    headers: {
+      authorization: `Bearer ${api.administrator.token}`,
+      'content-type': type,
+      'content-length': 100,
+      'if-match': '*',
+    },
+  })
+  outgoing.write('{')
+  const [incoming] = (await once(outgoing, 'response')) as [IncomingMessage]
+  const answer = {
+    status: incoming.statusCode ?? 0,
+    headers: new Headers(Object.entries(incoming.headers).map(([name, value]) => [name, String(value)])),
+    text: await text(incoming),
+  }
+  outgoing.destroy()
+  return answer
+}
+
 /** Each member of an object, and those of the objects inside, by the names that lead there. */
 function membersOf({ properties = {}, anyOf = [] }: Schema): string[][] {
   return [
@@ -322,6 +372,12 @@ function refusalsOf(
     ['a parameter that nobody knows', 400, { query: `${misspelt(operation)}=1` }],
     ['two versions at once', 400, { headers: { 'api-version': '2' } }],
     ['an image', 406, { headers: { accept: 'image/png' } }],
+    ['a page', 406, { headers: { accept: 'text/html' } }],
+    [
+      'a browser that is not known',
+      401,
+      { token: null, headers: { accept: 'text/html,application/xml;q=0.9,*/*;q=0.8' } },
+    ],
     ['a condition that is none', 400, { headers: { 'if-match': 'yesterday' } }],
   ]
   if (operation.requestBody === undefined) return anything

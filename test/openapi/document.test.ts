@@ -1,7 +1,19 @@
 /** What can be said of the document without a server: that it is valid, well named, and true in its examples. */
 import { Validator } from '@seriousme/openapi-schema-validator'
 import { describe, expect, it } from 'vitest'
-import { openJudge, operationsOf, readCommittedDocument, resolve, type MediaType, type Operation } from './document.ts'
+import type { Endpoint } from '../../src/http/endpoint.ts'
+import { describeApi } from '../../src/http/openapi.ts'
+import { listEndpoints, type ManagementApiParts } from '../../src/management/management-api.ts'
+import { problemCatalogue, type ProblemCode } from '../../src/problems.ts'
+import {
+  openJudge,
+  operationsOf,
+  readCommittedDocument,
+  resolve,
+  type Document,
+  type MediaType,
+  type Operation,
+} from './document.ts'
 
 const document = readCommittedDocument()
 const operations = operationsOf(document)
@@ -147,10 +159,103 @@ describe('an operation', () => {
     for (const { id, responses } of operations) {
       for (const [status, response] of Object.entries(responses)) {
         if (Number(status) < 400) continue
-        for (const { example } of Object.values(resolve(document, response).content ?? {})) {
+        const { 'text/html': page, ...bodies } = resolve(document, response).content ?? {}
+        expect([id, Object.keys(bodies)]).toEqual([id, ['application/json', 'application/problem+json']])
+        for (const { example } of Object.values(bodies)) {
           expect([id, (example as { status?: number }).status]).toEqual([id, Number(status)])
         }
+        expect([id, page?.example]).toEqual([id, expect.stringMatching(/^<!doctype html>/)])
       }
+    }
+  })
+})
+
+/** Which operations the API can answer with an error of the catalogue, whatever they are about. */
+type Rule = (endpoint: Endpoint) => boolean
+const any: Rule = () => true
+const none: Rule = () => false
+const withBody: Rule = ({ body }) => body !== undefined
+const withKey: Rule = ({ method }) => method === 'POST' || method === 'PATCH'
+
+const rules: Readonly<Record<ProblemCode, Rule>> = {
+  // A parameter that nobody knows; two versions at once.
+  VALIDATION_ERROR: any,
+  // A token and an API key.
+  MALFORMED_REQUEST: any,
+  AUTHENTICATION_ERROR: any,
+  AUTHORIZATION_ERROR: any,
+  // Of pages.
+  FORM_EXPIRED: none,
+  // Whoever chooses an identifier finds nothing missing.
+  RESOURCE_NOT_FOUND: ({ method, path, responses }) => path.includes('{') && !(method === 'PUT' && 201 in responses),
+  // Of paths.
+  METHOD_NOT_ALLOWED: none,
+  NOT_ACCEPTABLE: any,
+  REQUEST_TIMEOUT: withBody,
+  // A JSON Patch that does not fit; the rest is what operations say themselves.
+  CONFLICT: ({ method }) => method === 'PATCH',
+  IDEMPOTENCY_IN_PROGRESS: withKey,
+  GONE: ({ lifecycle }) => lifecycle?.goneAt !== undefined,
+  PRECONDITION_FAILED: ({ method }) => method !== 'POST' && method !== 'GET',
+  PAYLOAD_TOO_LARGE: withBody,
+  UNSUPPORTED_MEDIA_TYPE: withBody,
+  IDEMPOTENCY_KEY_REUSED: withKey,
+  PRECONDITION_REQUIRED: ({ requiresMatch }) => requiresMatch === true,
+  RATE_LIMIT_EXCEEDED: any,
+  SERVER_ERROR: any,
+  SERVICE_UNAVAILABLE: any,
+  GATEWAY_TIMEOUT: any,
+}
+const codes = Object.keys(rules) as ProblemCode[]
+
+describe('the statuses of an operation', () => {
+  // Nothing is asked of them.
+  const endpoints = listEndpoints({ config: { issuer: 'http://localhost:3000' } } as unknown as ManagementApiParts)
+
+  it('are those that its declaration succeeds with, and those of every error that it can be answered with', () => {
+    const expected = endpoints.map((endpoint) => {
+      const errors = [...codes.filter((code) => rules[code](endpoint)), ...(endpoint.problems ?? [])]
+      const statuses = [
+        ...Object.keys(endpoint.responses).map(Number),
+        ...(endpoint.method === 'GET' ? [304] : []),
+        ...errors.map((code) => problemCatalogue[code].status),
+      ]
+      return [endpoint.name, [...new Set(statuses)].sort((a, b) => a - b)]
+    })
+    expect(operations.map(({ id, responses }) => [id, Object.keys(responses).map(Number)])).toEqual(expected)
+  })
+
+  it('are all described, and so is what the API answers where there is no operation', () => {
+    const answered = codes.filter((code) => code !== 'FORM_EXPIRED' && code !== 'GONE')
+    const statuses = answered.map((code) => String(problemCatalogue[code].status))
+    expect(Object.keys(document.components?.responses ?? {})).toEqual(expect.arrayContaining(statuses))
+    expect(Object.keys(document.components?.responses?.['405']?.headers ?? {})).toContain('Allow')
+  })
+
+  it.each([
+    [{}, [false, false, false]],
+    [{ deprecatedAt: new Date(0) }, [true, false, false]],
+    [{ deprecatedAt: new Date(0), readOnlyAt: new Date(1) }, [true, false, true]],
+    [{ goneAt: new Date(2) }, [false, true, true]],
+  ])('are 410 too where the end of its version has a day: %j', (end, [isDeprecated, readEnds, changeEnds]) => {
+    const { paths } = describeApi({
+      issuer: 'http://localhost:3000',
+      version: '1.0.0',
+      title: 'Roles',
+      description: '',
+      scopes: {},
+      tags: {},
+      apiVersion: { version: '1', ...end },
+      endpoints: endpoints.filter(({ name }) => name === 'getRole' || name === 'putRole'),
+    }) as unknown as Document
+    const { get, put } = paths['/v1/roles/{name}'] ?? {}
+    for (const [operation, ends] of [
+      [get, readEnds],
+      [put, changeEnds],
+    ] as const) {
+      expect(operation?.deprecated ?? false).toBe(isDeprecated)
+      expect('410' in (operation?.responses ?? {})).toBe(ends)
+      expect('Sunset' in (operation?.responses['200']?.headers ?? {})).toBe(isDeprecated)
     }
   })
 })

@@ -19,7 +19,7 @@ export interface Contract {
   operation(id: string): Operation
   /** What is wrong with an answer of an operation; [] for nothing. */
   faultsOf(operation: Operation, answer: Answer): string[]
-  /** The same for a refusal that is no operation's, such as 405. */
+  /** The same for a refusal that is no operation's, such as 405: by the response of that name. */
   faultsOfRefusal(answer: Answer): string[]
 }
 
@@ -39,7 +39,7 @@ export function openContract(document: Document): Contract {
     return [
       ...faultsOfHeaders(documented, answer.headers),
       ...faultsOfBody(documented.content ?? {}, answer),
-      ...(answer.status >= 400 ? faultsOfError(answer) : []),
+      ...(answer.status < 400 ? [] : isPage(answer) ? faultsOfPage(answer) : faultsOfError(answer)),
     ]
   }
 
@@ -63,6 +63,7 @@ export function openContract(document: Document): Contract {
     const type = (headers.get('content-type') ?? '').split(';')[0]?.trim() ?? ''
     const documented = content[type]
     if (documented === undefined) return [`is ${type || 'of no media type'}, which is not documented`]
+    if (type === 'text/html') return []
     let body: unknown
     try {
       body = JSON.parse(text)
@@ -89,10 +90,27 @@ export function openContract(document: Document): Contract {
       return faults.map((fault) => `${id} ${answer.status} ${fault}`)
     },
     faultsOfRefusal(answer) {
-      const { '400': refusal = {} } = document.components?.responses ?? {}
-      return [...faultsOfBody(refusal.content ?? {}, answer), ...faultsOfError(answer)]
+      const documented = document.components?.responses?.[String(answer.status)]
+      return documented === undefined ? ['is not documented'] : faultsOfResponse(documented, answer)
     },
   }
+}
+
+function isPage({ headers }: Answer): boolean {
+  return headers.get('content-type')?.startsWith('text/html') === true
+}
+
+function faultsOfPage({ headers, text }: Answer): string[] {
+  return [
+    ...(/^<!doctype html>/i.test(text) ? [] : ['is no page']),
+    ...(text.includes(headers.get('x-request-id') ?? 'none') ? [] : ['shows not which request it was']),
+    ...showsItsInside(text),
+  ]
+}
+
+function showsItsInside(text: string): string[] {
+  const isShown = /\\n +at |node_modules|\bSELECT\b|\bINSERT INTO\b|argon2/i.test(text)
+  return isShown ? [`shows its inside: ${text.slice(0, 300)}`] : []
 }
 
 /** What no schema can say: that the parts of one refusal agree, and that nothing of the inside is in it. */
@@ -115,8 +133,6 @@ function faultsOfError({ status, headers, text }: Answer): string[] {
     ...(retryAfter === null || body.error?.retry_after === Number(retryAfter) ? [] : ['has another retry_after']),
     ...(status === 401 && !headers.has('www-authenticate') ? ['says not how to authenticate'] : []),
     ...(status === 429 && retryAfter === null ? ['says not when to come back'] : []),
-    ...(/\\n +at |node_modules|\bSELECT\b|\bINSERT INTO\b|argon2/i.test(text)
-      ? [`shows its inside: ${text.slice(0, 300)}`]
-      : []),
+    ...showsItsInside(text),
   ]
 }
