@@ -1746,7 +1746,7 @@ export interface components {
                 "text/html": string;
             };
         };
-        /** @description The resource has changed since you read it */
+        /** @description The resource is not as If-Match or If-None-Match want it: in most cases, it has changed since you read it */
         412: {
             headers: {
                 "API-Version": components["headers"]["MaybeApiVersion"];
@@ -1981,6 +1981,8 @@ export interface operations {
                 created_before?: string;
             };
             header?: {
+                /** @description The `ETag` that is to be read again; 412 when it is another by now. A weak one, as of lists, never fits. */
+                "If-Match"?: string;
                 /** @description The `ETag` that you have; 304 when it is still so. */
                 "If-None-Match"?: string;
             };
@@ -2078,6 +2080,8 @@ export interface operations {
                 fields?: string;
             };
             header?: {
+                /** @description The `ETag` that is to be read again; 412 when it is another by now. A weak one, as of lists, never fits. */
+                "If-Match"?: string;
                 /** @description The `ETag` that you have; 304 when it is still so. */
                 "If-None-Match"?: string;
             };
@@ -2126,6 +2130,8 @@ export interface operations {
             header?: {
                 /** @description The `ETag` that this change is based on; 412 when the resource has changed since. */
                 "If-Match"?: string;
+                /** @description 412 when it names the `ETag` of what is there, or is `*`. */
+                "If-None-Match"?: string;
             };
             path: {
                 /** @description The person; `me` for whoever the token speaks of */
@@ -2180,6 +2186,8 @@ export interface operations {
             header?: {
                 /** @description The `ETag` that this change is based on; 412 when the resource has changed since. */
                 "If-Match"?: string;
+                /** @description 412 when it names the `ETag` of what is there, or is `*`. */
+                "If-None-Match"?: string;
             };
             path: {
                 /** @description The person; `me` for whoever the token speaks of */
@@ -2224,6 +2232,8 @@ export interface operations {
                 "Idempotency-Key"?: string;
                 /** @description The `ETag` that this change is based on; 412 when the resource has changed since. */
                 "If-Match"?: string;
+                /** @description 412 when it names the `ETag` of what is there, or is `*`. */
+                "If-None-Match"?: string;
             };
             path: {
                 /** @description The person; `me` for whoever the token speaks of */
@@ -2278,7 +2288,12 @@ export interface operations {
     setPassword: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description Nothing here has a version: 412 for whatever is named but `*`. */
+                "If-Match"?: string;
+                /** @description 412 when it names the `ETag` of what is there, or is `*`. */
+                "If-None-Match"?: string;
+            };
             path: {
                 /** @description The person; `me` for whoever the token speaks of */
                 user_id: string;
@@ -2338,6 +2353,8 @@ export interface operations {
                 resource?: string;
             };
             header?: {
+                /** @description The `ETag` that is to be read again; 412 when it is another by now. A weak one, as of lists, never fits. */
+                "If-Match"?: string;
                 /** @description The `ETag` that you have; 304 when it is still so. */
                 "If-None-Match"?: string;
             };
@@ -2432,6 +2449,8 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
+                /** @description The `ETag` that is to be read again; 412 when it is another by now. A weak one, as of lists, never fits. */
+                "If-Match"?: string;
                 /** @description The `ETag` that you have; 304 when it is still so. */
                 "If-None-Match"?: string;
             };
@@ -2480,6 +2499,8 @@ export interface operations {
             header?: {
                 /** @description The `ETag` that this change is based on; 412 when the resource has changed since. */
                 "If-Match"?: string;
+                /** @description `*`: create, never replace; 412 when there is one, or one with a named `ETag`. */
+                "If-None-Match"?: string;
             };
             path: {
                 /** @description The role */
@@ -2552,6 +2573,8 @@ export interface operations {
             header?: {
                 /** @description The `ETag` that this change is based on; 412 when the resource has changed since. */
                 "If-Match"?: string;
+                /** @description 412 when it names the `ETag` of what is there, or is `*`. */
+                "If-None-Match"?: string;
             };
             path: {
                 /** @description The role */
@@ -2592,6 +2615,8 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
+                /** @description The `ETag` that is to be read again; 412 when it is another by now. A weak one, as of lists, never fits. */
+                "If-Match"?: string;
                 /** @description The `ETag` that you have; 304 when it is still so. */
                 "If-None-Match"?: string;
             };
@@ -2640,6 +2665,8 @@ export interface operations {
             header: {
                 /** @description The `ETag` that this change is based on; 412 when the resource has changed since. */
                 "If-Match": string;
+                /** @description 412 when it names the `ETag` of what is there, or is `*`. */
+                "If-None-Match"?: string;
             };
             path: {
                 /** @description The person; `me` for whoever the token speaks of */
@@ -2692,7 +2719,12 @@ export interface operations {
     assignRole: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description Nothing here has a version: 412 for whatever is named but `*`. */
+                "If-Match"?: string;
+                /** @description 412 when it names the `ETag` of what is there, or is `*`. */
+                "If-None-Match"?: string;
+            };
             path: {
                 /** @description The person; `me` for whoever the token speaks of */
                 user_id: string;
@@ -2733,7 +2765,12 @@ export interface operations {
     unassignRole: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description Nothing here has a version: 412 for whatever is named but `*`. */
+                "If-Match"?: string;
+                /** @description 412 when it names the `ETag` of what is there, or is `*`. */
+                "If-None-Match"?: string;
+            };
             path: {
                 /** @description The person; `me` for whoever the token speaks of */
                 user_id: string;
@@ -2788,6 +2825,8 @@ export interface operations {
                 user_id?: string;
             };
             header?: {
+                /** @description The `ETag` that is to be read again; 412 when it is another by now. A weak one, as of lists, never fits. */
+                "If-Match"?: string;
                 /** @description The `ETag` that you have; 304 when it is still so. */
                 "If-None-Match"?: string;
             };
@@ -2841,6 +2880,8 @@ export interface operations {
                 fields?: string;
             };
             header?: {
+                /** @description The `ETag` that is to be read again; 412 when it is another by now. A weak one, as of lists, never fits. */
+                "If-Match"?: string;
                 /** @description The `ETag` that you have; 304 when it is still so. */
                 "If-None-Match"?: string;
             };
@@ -2887,6 +2928,8 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
+                /** @description The `ETag` that is to be read again; 412 when it is another by now. A weak one, as of lists, never fits. */
+                "If-Match"?: string;
                 /** @description The `ETag` that you have; 304 when it is still so. */
                 "If-None-Match"?: string;
             };
@@ -2932,7 +2975,12 @@ export interface operations {
     endSession: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description Nothing here has a version: 412 for whatever is named but `*`. */
+                "If-Match"?: string;
+                /** @description 412 when it names the `ETag` of what is there, or is `*`. */
+                "If-None-Match"?: string;
+            };
             path: {
                 /** @description The session */
                 session_id: string;
@@ -2986,6 +3034,8 @@ export interface operations {
                 client_id?: string;
             };
             header?: {
+                /** @description The `ETag` that is to be read again; 412 when it is another by now. A weak one, as of lists, never fits. */
+                "If-Match"?: string;
                 /** @description The `ETag` that you have; 304 when it is still so. */
                 "If-None-Match"?: string;
             };
@@ -3041,6 +3091,8 @@ export interface operations {
                 client_id?: string;
             };
             header?: {
+                /** @description The `ETag` that is to be read again; 412 when it is another by now. A weak one, as of lists, never fits. */
+                "If-Match"?: string;
                 /** @description The `ETag` that you have; 304 when it is still so. */
                 "If-None-Match"?: string;
             };
@@ -3087,6 +3139,8 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
+                /** @description The `ETag` that is to be read again; 412 when it is another by now. A weak one, as of lists, never fits. */
+                "If-Match"?: string;
                 /** @description The `ETag` that you have; 304 when it is still so. */
                 "If-None-Match"?: string;
             };
@@ -3132,7 +3186,12 @@ export interface operations {
     revokeGrant: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description Nothing here has a version: 412 for whatever is named but `*`. */
+                "If-Match"?: string;
+                /** @description 412 when it names the `ETag` of what is there, or is `*`. */
+                "If-None-Match"?: string;
+            };
             path: {
                 /** @description The grant */
                 grant_id: string;
@@ -3244,6 +3303,8 @@ export interface operations {
                 plan?: string;
             };
             header?: {
+                /** @description The `ETag` that is to be read again; 412 when it is another by now. A weak one, as of lists, never fits. */
+                "If-Match"?: string;
                 /** @description The `ETag` that you have; 304 when it is still so. */
                 "If-None-Match"?: string;
             };
@@ -3338,6 +3399,8 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
+                /** @description The `ETag` that is to be read again; 412 when it is another by now. A weak one, as of lists, never fits. */
+                "If-Match"?: string;
                 /** @description The `ETag` that you have; 304 when it is still so. */
                 "If-None-Match"?: string;
             };
@@ -3386,6 +3449,8 @@ export interface operations {
             header?: {
                 /** @description The `ETag` that this change is based on; 412 when the resource has changed since. */
                 "If-Match"?: string;
+                /** @description 412 when it names the `ETag` of what is there, or is `*`. */
+                "If-None-Match"?: string;
             };
             path: {
                 /** @description The client */
@@ -3440,6 +3505,8 @@ export interface operations {
             header?: {
                 /** @description The `ETag` that this change is based on; 412 when the resource has changed since. */
                 "If-Match"?: string;
+                /** @description 412 when it names the `ETag` of what is there, or is `*`. */
+                "If-None-Match"?: string;
             };
             path: {
                 /** @description The client */
@@ -3484,6 +3551,8 @@ export interface operations {
                 "Idempotency-Key"?: string;
                 /** @description The `ETag` that this change is based on; 412 when the resource has changed since. */
                 "If-Match"?: string;
+                /** @description 412 when it names the `ETag` of what is there, or is `*`. */
+                "If-None-Match"?: string;
             };
             path: {
                 /** @description The client */
@@ -3595,6 +3664,8 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
+                /** @description The `ETag` that is to be read again; 412 when it is another by now. A weak one, as of lists, never fits. */
+                "If-Match"?: string;
                 /** @description The `ETag` that you have; 304 when it is still so. */
                 "If-None-Match"?: string;
             };
@@ -3696,7 +3767,12 @@ export interface operations {
     revokeClientSecret: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description Nothing here has a version: 412 for whatever is named but `*`. */
+                "If-Match"?: string;
+                /** @description 412 when it names the `ETag` of what is there, or is `*`. */
+                "If-None-Match"?: string;
+            };
             path: {
                 /** @description The client */
                 client_id: string;
@@ -3749,6 +3825,8 @@ export interface operations {
                 fields?: string;
             };
             header?: {
+                /** @description The `ETag` that is to be read again; 412 when it is another by now. A weak one, as of lists, never fits. */
+                "If-Match"?: string;
                 /** @description The `ETag` that you have; 304 when it is still so. */
                 "If-None-Match"?: string;
             };
@@ -3791,6 +3869,8 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
+                /** @description The `ETag` that is to be read again; 412 when it is another by now. A weak one, as of lists, never fits. */
+                "If-Match"?: string;
                 /** @description The `ETag` that you have; 304 when it is still so. */
                 "If-None-Match"?: string;
             };
@@ -3839,6 +3919,8 @@ export interface operations {
             header?: {
                 /** @description The `ETag` that this change is based on; 412 when the resource has changed since. */
                 "If-Match"?: string;
+                /** @description `*`: create, never replace; 412 when there is one, or one with a named `ETag`. */
+                "If-None-Match"?: string;
             };
             path: {
                 /** @description The resource, percent-encoded */
@@ -3911,6 +3993,8 @@ export interface operations {
             header?: {
                 /** @description The `ETag` that this change is based on; 412 when the resource has changed since. */
                 "If-Match"?: string;
+                /** @description 412 when it names the `ETag` of what is there, or is `*`. */
+                "If-None-Match"?: string;
             };
             path: {
                 /** @description The resource, percent-encoded */
@@ -3951,6 +4035,8 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
+                /** @description The `ETag` that is to be read again; 412 when it is another by now. A weak one, as of lists, never fits. */
+                "If-Match"?: string;
                 /** @description The `ETag` that you have; 304 when it is still so. */
                 "If-None-Match"?: string;
             };
@@ -4045,6 +4131,8 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
+                /** @description The `ETag` that is to be read again; 412 when it is another by now. A weak one, as of lists, never fits. */
+                "If-Match"?: string;
                 /** @description The `ETag` that you have; 304 when it is still so. */
                 "If-None-Match"?: string;
             };
@@ -4158,6 +4246,8 @@ export interface operations {
                 fields?: string;
             };
             header?: {
+                /** @description The `ETag` that is to be read again; 412 when it is another by now. A weak one, as of lists, never fits. */
+                "If-Match"?: string;
                 /** @description The `ETag` that you have; 304 when it is still so. */
                 "If-None-Match"?: string;
             };
@@ -4200,6 +4290,8 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
+                /** @description The `ETag` that is to be read again; 412 when it is another by now. A weak one, as of lists, never fits. */
+                "If-Match"?: string;
                 /** @description The `ETag` that you have; 304 when it is still so. */
                 "If-None-Match"?: string;
             };
@@ -4248,6 +4340,8 @@ export interface operations {
             header?: {
                 /** @description The `ETag` that this change is based on; 412 when the resource has changed since. */
                 "If-Match"?: string;
+                /** @description `*`: create, never replace; 412 when there is one, or one with a named `ETag`. */
+                "If-None-Match"?: string;
             };
             path: {
                 /** @description The plan, percent-encoded */
@@ -4319,6 +4413,8 @@ export interface operations {
             header?: {
                 /** @description The `ETag` that this change is based on; 412 when the resource has changed since. */
                 "If-Match"?: string;
+                /** @description 412 when it names the `ETag` of what is there, or is `*`. */
+                "If-None-Match"?: string;
             };
             path: {
                 /** @description The plan, percent-encoded */
@@ -4358,7 +4454,12 @@ export interface operations {
     setPlanOfClient: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description Nothing here has a version: 412 for whatever is named but `*`. */
+                "If-Match"?: string;
+                /** @description 412 when it names the `ETag` of what is there, or is `*`. */
+                "If-None-Match"?: string;
+            };
             path: {
                 /** @description The client */
                 client_id: string;
@@ -4423,6 +4524,8 @@ export interface operations {
                 client_id?: string;
             };
             header?: {
+                /** @description The `ETag` that is to be read again; 412 when it is another by now. A weak one, as of lists, never fits. */
+                "If-Match"?: string;
                 /** @description The `ETag` that you have; 304 when it is still so. */
                 "If-None-Match"?: string;
             };
@@ -4517,6 +4620,8 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
+                /** @description The `ETag` that is to be read again; 412 when it is another by now. A weak one, as of lists, never fits. */
+                "If-Match"?: string;
                 /** @description The `ETag` that you have; 304 when it is still so. */
                 "If-None-Match"?: string;
             };
@@ -4562,7 +4667,12 @@ export interface operations {
     revokeApiKey: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description Nothing here has a version: 412 for whatever is named but `*`. */
+                "If-Match"?: string;
+                /** @description 412 when it names the `ETag` of what is there, or is `*`. */
+                "If-None-Match"?: string;
+            };
             path: {
                 /** @description The key */
                 api_key_id: string;
@@ -4608,6 +4718,8 @@ export interface operations {
                 version?: string;
             };
             header?: {
+                /** @description The `ETag` that is to be read again; 412 when it is another by now. A weak one, as of lists, never fits. */
+                "If-Match"?: string;
                 /** @description The `ETag` that you have; 304 when it is still so. */
                 "If-None-Match"?: string;
             };
@@ -4677,6 +4789,8 @@ export interface operations {
                 occurred_before?: string;
             };
             header?: {
+                /** @description The `ETag` that is to be read again; 412 when it is another by now. A weak one, as of lists, never fits. */
+                "If-Match"?: string;
                 /** @description The `ETag` that you have; 304 when it is still so. */
                 "If-None-Match"?: string;
             };
@@ -4719,6 +4833,8 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
+                /** @description The `ETag` that is to be read again; 412 when it is another by now. A weak one, as of lists, never fits. */
+                "If-Match"?: string;
                 /** @description The `ETag` that you have; 304 when it is still so. */
                 "If-None-Match"?: string;
             };

@@ -259,25 +259,41 @@ function refusalHeaders(status: string): z.ZodObject {
 }
 
 function requestHeaders(endpoint: Endpoint): z.ZodObject | undefined {
+  const { method, requiresMatch = false } = endpoint
   const headers: Record<string, z.ZodType> = {}
-  if (endpoint.method === 'POST' || endpoint.method === 'PATCH') {
-    headers['Idempotency-Key'] = z
-      .string()
-      .optional()
-      .meta({ description: 'The same key and request within 24 hours get the same answer, and there is one effect.' })
+  if (method === 'POST' || method === 'PATCH') {
+    headers['Idempotency-Key'] = z.string().optional().meta({
+      description: 'The same key and request within 24 hours get the same answer, and there is one effect.',
+      example: '8e03978e-40d5-43dd-bc93-6894a57f9324',
+    })
   }
-  if (endpoint.isVersioned === true) {
-    const description = 'The `ETag` that this change is based on; 412 when the resource has changed since.'
-    headers['If-Match'] =
-      endpoint.requiresMatch === true ? z.string().meta({ description }) : z.string().optional().meta({ description })
-  }
-  if (endpoint.method === 'GET') {
+  // POST makes something that is not there yet: there is nothing to compare.
+  if (method !== 'POST') {
+    const tag = (description: string) => ({ description, example: '"3.k7Hq0ZbE"' })
+    const match = requiresMatch ? z.string() : z.string().optional()
+    headers['If-Match'] = match.meta(tag(matchText(endpoint)))
     headers['If-None-Match'] = z
       .string()
       .optional()
-      .meta({ description: 'The `ETag` that you have; 304 when it is still so.' })
+      .meta(tag(noneMatchText(endpoint)))
   }
   return Object.keys(headers).length === 0 ? undefined : z.object(headers)
+}
+
+function matchText({ method, isVersioned = false }: Endpoint): string {
+  if (method === 'GET') {
+    return 'The `ETag` that is to be read again; 412 when it is another by now. A weak one, as of lists, never fits.'
+  }
+  return isVersioned
+    ? 'The `ETag` that this change is based on; 412 when the resource has changed since.'
+    : 'Nothing here has a version: 412 for whatever is named but `*`.'
+}
+
+function noneMatchText({ method, responses }: Endpoint): string {
+  if (method === 'GET') return 'The `ETag` that you have; 304 when it is still so.'
+  return responses[201] === undefined
+    ? '412 when it names the `ETag` of what is there, or is `*`.'
+    : '`*`: create, never replace; 412 when there is one, or one with a named `ETag`.'
 }
 
 /** Its answers may say that it will end: itself, or the version that it is of (api-version.ts). */
@@ -322,7 +338,7 @@ const statusText: Readonly<Record<number, string>> = {
   408: 'The body did not arrive in time',
   409: 'The request conflicts with what is there; or one with the same Idempotency-Key is still running',
   410: 'This is not here any more',
-  412: 'The resource has changed since you read it',
+  412: 'The resource is not as If-Match or If-None-Match want it: in most cases, it has changed since you read it',
   413: 'The body is too large',
   415: 'The body is in a media type that is not understood here',
   422: 'The Idempotency-Key was used for another request',

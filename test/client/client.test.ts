@@ -210,6 +210,18 @@ describe('an answer', () => {
     expect((await refusalOf(patch({ email: null }))).code).toBe('VALIDATION_ERROR')
   })
 
+  it('comes of a read or a change that is wanted only of what it is thought to be', async () => {
+    const { data, response } = await latchkey.PUT('/v1/roles/{name}', {
+      params: { path: { name: 'conditional' }, header: { 'If-None-Match': '*' } },
+      body: {},
+    })
+    const path = { name: data.name }
+    const header = { 'If-Match': response.headers.get('etag') ?? '' }
+    expect((await latchkey.GET('/v1/roles/{name}', { params: { path, header } })).data).toEqual(data)
+    const again = { params: { path, header: { 'If-None-Match': '*' } }, body: { description: 'Another' } }
+    expect((await refusalOf(latchkey.PUT('/v1/roles/{name}', again))).code).toBe('PRECONDITION_FAILED')
+  })
+
   it('comes of a JSON Patch too', async () => {
     const { user_id } = await create('patched')
     const { data } = await latchkey.PATCH('/v1/users/{user_id}', {

@@ -157,6 +157,10 @@ eachDatabase((_open, engine) => {
             412,
             'a version of long ago',
           )
+          // A read that has it already is 304.
+          if (operation.method !== 'GET') {
+            await send({ ...valid, headers: { ...valid.headers, 'if-none-match': '*' } }, 412, 'only if there is none')
+          }
         }
         if ('428' in operation.responses) {
           const { 'if-match': _unsent, ...headers } = valid.headers ?? {}

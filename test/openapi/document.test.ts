@@ -133,9 +133,8 @@ describe('an operation', () => {
 
   it('describes its parameters, each with an example that fits', () => {
     for (const { id, parameters = [] } of operations) {
-      for (const { in: place, name, schema = {}, example, description = '' } of parameters) {
+      for (const { name, schema = {}, example, description = '' } of parameters) {
         expect([id, name, description !== '']).toEqual([id, name, true])
-        if (place === 'header') continue
         expect([id, name, judge.check(schema, example ?? schema.example)]).toEqual([id, name, ''])
       }
     }
@@ -196,7 +195,7 @@ const rules: Readonly<Record<ProblemCode, Rule>> = {
   CONFLICT: ({ method }) => method === 'PATCH',
   IDEMPOTENCY_IN_PROGRESS: withKey,
   GONE: ({ lifecycle }) => lifecycle?.goneAt !== undefined,
-  PRECONDITION_FAILED: ({ method }) => method !== 'POST' && method !== 'GET',
+  PRECONDITION_FAILED: ({ method }) => method !== 'POST',
   PAYLOAD_TOO_LARGE: withBody,
   UNSUPPORTED_MEDIA_TYPE: withBody,
   IDEMPOTENCY_KEY_REUSED: withKey,
@@ -257,6 +256,35 @@ describe('the statuses of an operation', () => {
       expect('410' in (operation?.responses ?? {})).toBe(ends)
       expect('Sunset' in (operation?.responses['200']?.headers ?? {})).toBe(isDeprecated)
     }
+  })
+})
+
+describe('a condition', () => {
+  it('is a parameter of every operation that can be answered with 304, 412 or 428', () => {
+    const found = operations.map(({ id, parameters = [] }) => [
+      id,
+      parameters.filter(({ name }) => name.startsWith('If-')).map(({ name, required }) => [name, required ?? false]),
+    ])
+    const expected = operations.map(({ id, method, responses }) => [
+      id,
+      method === 'POST'
+        ? []
+        : [
+            ['If-Match', '428' in responses],
+            ['If-None-Match', false],
+          ],
+    ])
+    expect(found).toEqual(expected)
+  })
+
+  it('is described by what it does there', () => {
+    const textOf = (id: string, header: string) =>
+      operations.find((one) => one.id === id)?.parameters?.find(({ name }) => name === header)?.description
+    expect(textOf('putRole', 'If-None-Match')).toContain('create, never replace')
+    expect(textOf('updateUser', 'If-None-Match')).toContain('412 when it names')
+    expect(textOf('getUser', 'If-None-Match')).toContain('304')
+    expect(textOf('getUser', 'If-Match')).toContain('412')
+    expect(textOf('endSession', 'If-Match')).toContain('Nothing here has a version')
   })
 })
 

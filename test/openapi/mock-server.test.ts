@@ -45,7 +45,7 @@ async function ask({ method, path, parameters = [], requestBody }: Operation, he
     method,
     headers: {
       authorization: 'Bearer anything',
-      ...Object.fromEntries(needed.map(({ name }) => [name, '"1"'])),
+      ...Object.fromEntries(needed.map(({ name, schema }) => [name, String(schema?.example)])),
       ...(body === undefined ? {} : { 'content-type': body[0] }),
       ...headers,
     },
