@@ -15,7 +15,11 @@ export function addSignals(program: Command, context: CommandContext): void {
       const lags = await context.withDatabase(({ db }) => listStreamLags(db))
       if (json) printJson(io, lags)
       else
-        printTable(io, ['stream', 'client', 'delivery', 'status', 'last heard of', 'behind', 'failing'], lags.map(row))
+        printTable(
+          io,
+          ['stream', 'client', 'delivery', 'status', 'last heard of', 'behind', 'failing', 'refused'],
+          lags.map(row),
+        )
     })
 }
 
@@ -24,11 +28,14 @@ function row(lag: StreamLag): string[] {
     lag.stream_id,
     lag.client_id,
     lag.delivery_method,
-    lag.status,
+    lag.status_reason === null ? lag.status : `${lag.status}: ${lag.status_reason}`,
     lag.active_at.toISOString(),
     lag.pending === 0
       ? '-'
       : `${lag.pending}${lag.pending === mostCounted ? '+' : ''} events, ${lag.pending_seconds ?? 0} s`,
     lag.last_error === null ? '-' : `${lag.failing_since?.toISOString() ?? ''} ${lag.last_error}`.trim(),
+    lag.refusals === 0
+      ? '-'
+      : `${lag.refusals}, last ${lag.last_refused_at?.toISOString() ?? ''} ${lag.last_refusal ?? ''}`,
   ]
 }

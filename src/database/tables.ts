@@ -222,13 +222,19 @@ export interface SignalStreamsTable {
   description: string | null
   status: Generated<'enabled' | 'paused' | 'disabled'>
   status_reason: string | null
+  status_jti: string | null
+  client_token_version: Generated<number>
   cursor_transaction_id: Generated<string>
   cursor_id: Generated<number>
+  beginnings: Generated<number>
   verification_jti: string | null
   verification_state: string | null
   verification_requested_at: NullableTimestamp
   failing_since: NullableTimestamp
   last_error: string | null
+  refusals: Generated<number>
+  last_refused_at: NullableTimestamp
+  last_refusal: string | null
   active_at: DefaultNow
   expires_at: NullableTimestamp
   created_at: DefaultNow

@@ -71,9 +71,13 @@ export function describeVerification(streamId: string, state: string | null, fra
   return aboutStream(streamId, 'verification', state === null ? {} : { state }, frame)
 }
 
-/** The claims of the token that says that a stream was stopped from here (SSF 1.0 §8.1.5). */
-export function describeStreamUpdate(streamId: string, status: string, reason: string, frame: TokenFrame): JWTPayload {
-  return aboutStream(streamId, 'stream-updated', { status, reason }, frame)
+/** The claims of the token that says that a stream was stopped, or goes on (SSF 1.0 §8.1.5). */
+export function describeStreamUpdate(
+  streamId: string,
+  { status, reason }: { readonly status: string; readonly reason: string | null },
+  frame: TokenFrame,
+): JWTPayload {
+  return aboutStream(streamId, 'stream-updated', { status, ...(reason === null ? {} : { reason }) }, frame)
 }
 
 function aboutStream(streamId: string, event: string, payload: object, frame: TokenFrame): JWTPayload {
@@ -97,6 +101,9 @@ function subjectOf({ kind, subject }: DescribedRevocation, issuer: string): obje
 
 /** SSF 1.0 §3.3 names the first two, and lets there be others. */
 const memberOf = { session: 'session', client: 'application', grant: 'grant', key: 'key' } as const
+
+/** The members of complex subjects here: each is all that its subject has. */
+export const complexMembers: readonly string[] = Object.values(memberOf)
 
 /**
  * In whole seconds. A client's tokens are dead when they were issued until then, and `iat` counts whole seconds too, so

@@ -2,7 +2,7 @@
 import { z } from 'zod'
 import type { Db } from '../database/database.ts'
 import { Problem } from '../problems.ts'
-import { recordReceipt, type Receipts } from './receipts.ts'
+import { readRefusalCode, recordReceipt, type Receipts } from './receipts.ts'
 import { noStream, renewStream } from './streams.ts'
 import type { Waiting } from './waiting.ts'
 
@@ -57,8 +57,10 @@ export async function pollStream(
   },
 ): Promise<PollAnswer> {
   const { streamId, request } = poll
-  const refused = Object.keys(request.setErrs)
-  if (refused.length > 0) poll.onRefused(request.setErrs)
+  const refused = Object.fromEntries(
+    Object.entries(request.setErrs).map(([jti, { err }]) => [jti, readRefusalCode(err)]),
+  )
+  if (Object.keys(refused).length > 0) poll.onRefused(request.setErrs)
   const receipt = { acknowledged: request.ack, refused }
   const stream = await receipts.take({ clientId: poll.clientId, streamId, receipt })
   if (stream === undefined) throw noStream()
@@ -70,7 +72,7 @@ export async function pollStream(
   const { events, moreAvailable } = await waiting.next({ streamId, most, holdMs, signal: poll.signal })
   // Nothing has come for long: time to leave behind what is not for this stream, and what had to wait for others.
   if (events.length === 0 && holdMs > 0) {
-    await recordReceipt(db, { streamId, verificationJti: null }, { acknowledged: [] })
+    await recordReceipt(db, stream, { acknowledged: [] })
   }
   return { sets: Object.fromEntries(events.map((event) => [event.jti, event.token])), moreAvailable }
 }

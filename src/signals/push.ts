@@ -3,20 +3,24 @@
  * in the database that another takes over when it ends. To each receiver it is a poll of our own: wait for what is next,
  * post it, take down what has arrived. A receiver that fails is tried again with growing pauses; what is to be sent to it
  * is nowhere but in the table, so nothing is lost meanwhile.
+ *
+ * Nobody shows a token here before anything is sent. So a stream is pushed to for as long as its client may receive and
+ * the token by which it was asked for would still be good; then it is paused, until the client says that it may go on.
  */
 import { randomUUID } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { sql } from 'kysely'
+import { sql, type RawBuilder } from 'kysely'
 import type { Logger } from 'pino'
 import { systemActor } from '../audit/audit.ts'
 import type { Changes } from '../database/changes.ts'
 import type { Db } from '../database/database.ts'
 import type { OutgoingFetch } from '../http/outgoing.ts'
 import { signalStreamRow, type KeyEncryption } from '../signing/key-encryption.ts'
-import { recordReceipt } from './receipts.ts'
+import { mayReceive, receivePermission } from './deliveries.ts'
+import { readRefusalCode, recordReceipt, type OwnEvents, type RefusalCode } from './receipts.ts'
 import type { SignedEvent } from './signed-events.ts'
 import { setStreamStatus } from './streams.ts'
-import type { Waiting } from './waiting.ts'
+import type { NextEvent, Waiting } from './waiting.ts'
 
 export interface PushParts {
   readonly db: Db
@@ -25,17 +29,16 @@ export interface PushParts {
   readonly encryption: Pick<KeyEncryption, 'open'>
   /** refuses addresses that are nobody's business (http/outgoing.ts) */
   readonly fetch: OutgoingFetch
-  /** the token that tells a receiver that its stream has been stopped */
-  readonly signStreamUpdate: (streamId: string, status: string, reason: string) => Promise<SignedEvent>
+  /** the feed's own, which a client needs a permission of */
+  readonly resource: string
   readonly log: Logger
 }
 
-interface PushStream {
-  readonly stream_id: string
+interface PushStream extends OwnEvents {
   readonly client_id: string
   readonly endpoint_url: string
   readonly sealed_authorization_header: Uint8Array | null
-  readonly verification_jti: string | null
+  readonly status: 'enabled' | 'paused' | 'disabled'
   /** for longer than is waited for */
   readonly is_hopeless: boolean
 }
@@ -51,7 +54,7 @@ const patienceSeconds = 3_600
 
 /** @returns what ends it, and gives the lease back */
 export function startPushing(parts: PushParts): () => Promise<void> {
-  const { db, changes, log } = parts
+  const { db, changes, resource, log } = parts
   const me = randomUUID()
   const running = new Map<string, { readonly stop: AbortController; readonly ended: Promise<void> }>()
   const stopped = new AbortController()
@@ -64,14 +67,18 @@ export function startPushing(parts: PushParts): () => Promise<void> {
       UPDATE signal_pusher SET holder = ${me},
         leased_until = clock_timestamp() + make_interval(secs => ${leaseSeconds}::int)
       WHERE (holder = ${me} OR leased_until < clock_timestamp())
-        AND EXISTS (SELECT 1 FROM signal_streams WHERE delivery_method = 'push' AND status = 'enabled')
+        AND EXISTS (
+          SELECT 1 FROM signal_streams WHERE delivery_method = 'push' AND (status = 'enabled' OR status_jti IS NOT NULL)
+        )
       RETURNING holder`.execute(db)
     return rows.length > 0
   }
 
   async function round(): Promise<void> {
     try {
-      const wanted = new Set((await isMine()) ? await findPushStreams(db) : [])
+      const mine = await isMine()
+      if (mine) await pauseEnded(parts)
+      const wanted = new Set(mine ? await findPushStreams(db, resource) : [])
       for (const [streamId, { stop }] of running) {
         if (!wanted.has(streamId)) stop.abort()
       }
@@ -113,11 +120,35 @@ export function startPushing(parts: PushParts): () => Promise<void> {
   }
 }
 
-async function findPushStreams(db: Db): Promise<string[]> {
+/** One that stands still is pushed to until its receiver knows. */
+async function findPushStreams(db: Db, resource: string): Promise<string[]> {
   const { rows } = await sql<{ stream_id: string }>`
-    SELECT s.stream_id FROM signal_streams s JOIN clients c ON c.id = s.client_id AND c.status = 'active'
-    WHERE s.delivery_method = 'push' AND s.status = 'enabled'`.execute(db)
+    SELECT s.stream_id FROM signal_streams s WHERE ${isPushedTo(resource)}`.execute(db)
   return rows.map(({ stream_id }) => stream_id)
+}
+
+function isPushedTo(resource: string): RawBuilder<boolean> {
+  return sql`(s.delivery_method = 'push' AND CASE
+    WHEN s.status = 'enabled' THEN ${mayReceive(resource)} ELSE s.status_jti IS NOT NULL
+  END)`
+}
+
+/** Stops the streams whose client may not receive any more, or whose credentials have been ended since. */
+async function pauseEnded({ db, resource, log }: PushParts): Promise<void> {
+  const { rows } = await sql<{ stream_id: string; client_id: string; reason: string }>`
+    SELECT s.stream_id, s.client_id, CASE
+      WHEN c.status <> 'active' THEN 'the client is disabled'
+      WHEN s.client_token_version < c.token_version THEN 'the tokens of the client were revoked since it was asked for'
+      ELSE ${`the client has no permission ${receivePermission}`}
+    END AS reason
+    FROM signal_streams s JOIN clients c ON c.id = s.client_id
+    WHERE s.delivery_method = 'push' AND s.status = 'enabled' AND NOT ${mayReceive(resource)}`.execute(db)
+  for (const { stream_id: streamId, client_id: clientId, reason } of rows) {
+    await db
+      .transaction()
+      .execute((trx) => setStreamStatus(trx, systemActor, { clientId, streamId, status: 'paused', reason }))
+    log.warn({ stream_id: streamId, client_id: clientId, reason }, 'a stream is paused: nothing more may be pushed')
+  }
 }
 
 async function pushUntilStopped(parts: PushParts, streamId: string, signal: AbortSignal): Promise<void> {
@@ -156,39 +187,57 @@ interface PushFailure {
 async function pushAll(
   parts: PushParts,
   streamId: string,
-  events: readonly SignedEvent[],
+  events: readonly NextEvent[],
   signal: AbortSignal,
 ): Promise<PushFailure | undefined> {
-  const { db, log } = parts
-  const stream = await findPushStream(db, streamId)
+  const { db, resource, log } = parts
+  const stream = await findPushStream(db, streamId, resource)
   if (stream === undefined) return { message: 'the stream is not pushed to any more', retryAfterMs: everyMs }
   const acknowledged: string[] = []
-  const refused: string[] = []
+  const refused: Record<string, RefusalCode> = {}
   let failure: PushFailure | undefined
-  const queue = [...events]
+  const queue: SignedEvent[] = []
   const worker = async () => {
     for (;;) {
       const event = queue.shift()
       if (event === undefined || failure !== undefined || signal.aborted) return
       const outcome = await push(parts, stream, event)
       if (outcome === 'arrived') acknowledged.push(event.jti)
-      else if (outcome === 'refused') refused.push(event.jti)
+      else if ('refusedAs' in outcome) refused[event.jti] = outcome.refusedAs
       else failure = outcome
     }
   }
-  await Promise.all(Array.from({ length: requestsAtOnce }, worker))
-  if (refused.length > 0) log.warn({ stream_id: streamId, jtis: refused.slice(0, 10) }, 'a receiver refused events')
-  await recordReceipt(db, { streamId, verificationJti: stream.verification_jti }, { acknowledged, refused })
-  await noteHealth(parts, stream, failure)
-  return failure
+  for (const together of inTurn(events)) {
+    queue.push(...together)
+    await Promise.all(Array.from({ length: Math.min(requestsAtOnce, together.length) }, worker))
+  }
+  if (Object.keys(refused).length > 0) {
+    log.warn({ stream_id: streamId, refused: Object.entries(refused).slice(0, 10) }, 'a receiver refused events')
+  }
+  await recordReceipt(db, stream, { acknowledged, refused })
+  return noteHealth(parts, stream, failure)
 }
 
-async function findPushStream(db: Db, streamId: string): Promise<PushStream | undefined> {
+/**
+ * What may be sent at once. What tells of the stream itself is sent when all before it has arrived, and all behind it is
+ * sent when it has.
+ */
+function inTurn(events: readonly NextEvent[]): NextEvent[][] {
+  const turns: NextEvent[][] = [[]]
+  for (const event of events) {
+    if (event.isAboutStream) turns.push([event], [])
+    else turns.at(-1)?.push(event)
+  }
+  return turns.filter(({ length }) => length > 0)
+}
+
+async function findPushStream(db: Db, streamId: string, resource: string): Promise<PushStream | undefined> {
   const { rows } = await sql<PushStream>`
-    SELECT stream_id, client_id, endpoint_url, sealed_authorization_header, verification_jti,
-      coalesce(failing_since < clock_timestamp() - make_interval(secs => ${patienceSeconds}::int), false) AS is_hopeless
-    FROM signal_streams
-    WHERE stream_id = ${streamId} AND delivery_method = 'push' AND status = 'enabled'`.execute(db)
+    SELECT s.stream_id, s.client_id, s.endpoint_url, s.sealed_authorization_header, s.status, s.verification_jti,
+      s.status_jti,
+      coalesce(s.failing_since < clock_timestamp() - make_interval(secs => ${patienceSeconds}::int), false)
+        AS is_hopeless
+    FROM signal_streams s WHERE s.stream_id = ${streamId} AND ${isPushedTo(resource)}`.execute(db)
   return rows[0]
 }
 
@@ -197,7 +246,7 @@ async function push(
   { fetch, encryption }: Pick<PushParts, 'fetch' | 'encryption'>,
   stream: PushStream,
   { token }: SignedEvent,
-): Promise<'arrived' | 'refused' | PushFailure> {
+): Promise<'arrived' | { readonly refusedAs: RefusalCode } | PushFailure> {
   const { sealed_authorization_header: sealed } = stream
   try {
     const response = await fetch(stream.endpoint_url, {
@@ -211,14 +260,26 @@ async function push(
       },
       body: token,
     })
+    // §2.4: this token is at fault, not the connection. It alone is put off.
+    if (response.status === 400) return { refusedAs: await readError(response) }
     await response.body?.cancel()
-    if (response.status >= 200 && response.status <= 204) return 'arrived'
-    // §2.3: this token is at fault, not the connection. It alone is put off.
-    if (response.status === 400) return 'refused'
+    // §2.2 has it answer 202; whoever answers 200 or 204 has it too.
+    if (response.ok) return 'arrived'
     return { message: `the receiver answered ${response.status}`, retryAfterMs: readRetryAfter(response) }
   } catch (error) {
     const cause = error instanceof Error && error.cause instanceof Error ? error.cause : error
     return { message: cause instanceof Error ? cause.message.slice(0, 200) : 'unknown', retryAfterMs: 0 }
+  }
+}
+
+/** `err` of RFC 8935 §2.4; what else there may be is nobody's business. */
+async function readError(response: Response): Promise<RefusalCode> {
+  try {
+    const said: unknown = JSON.parse(await response.text())
+    return readRefusalCode((said as { readonly err?: unknown } | null)?.err)
+  } catch {
+    // A 400 all the same, of something that does not speak RFC 8935.
+    return 'unknown'
   }
 }
 
@@ -227,33 +288,40 @@ function readRetryAfter(response: Response): number {
   return /^\d{1,5}$/.test(seconds) ? Number(seconds) * 1_000 : 0
 }
 
-/** Writes down since when a receiver has failed, and pauses its stream when that is too long. */
-async function noteHealth(parts: PushParts, stream: PushStream, failure: PushFailure | undefined): Promise<void> {
+/**
+ * Writes down since when a receiver has failed, and pauses its stream when that is too long.
+ * @returns why it has to be tried again, if it has to
+ */
+async function noteHealth(
+  parts: PushParts,
+  stream: PushStream,
+  failure: PushFailure | undefined,
+): Promise<PushFailure | undefined> {
   const { db, log } = parts
   if (failure === undefined) {
     await sql`
       UPDATE signal_streams SET failing_since = NULL, last_error = NULL, active_at = clock_timestamp()
       WHERE stream_id = ${stream.stream_id}
         AND (failing_since IS NOT NULL OR active_at < clock_timestamp() - interval '5 minutes')`.execute(db)
-    return
+    return undefined
   }
   log.warn({ stream_id: stream.stream_id, error_message: failure.message }, 'a receiver could not be pushed to')
   await sql`
     UPDATE signal_streams
     SET failing_since = coalesce(failing_since, clock_timestamp()), last_error = ${failure.message}
     WHERE stream_id = ${stream.stream_id}`.execute(db)
-  if (!stream.is_hopeless) return
+  if (!stream.is_hopeless) return failure
+  const { stream_id: streamId, client_id: clientId } = stream
+  if (stream.status !== 'enabled') {
+    // It stands still already, and its receiver cannot be told.
+    await sql`UPDATE signal_streams SET status_jti = NULL WHERE stream_id = ${streamId}`.execute(db)
+    return undefined
+  }
   const reason = `no event could be pushed for more than ${patienceSeconds} seconds: ${failure.message}`
-  // SSF 1.0 §8.1.5: it is told before the stream stops, if it can be.
-  const told = await parts.signStreamUpdate(stream.stream_id, 'paused', reason)
-  await push(parts, stream, told)
-  await db.transaction().execute((trx) =>
-    setStreamStatus(trx, systemActor, {
-      clientId: stream.client_id,
-      streamId: stream.stream_id,
-      status: 'paused',
-      reason,
-    }),
-  )
-  log.error({ stream_id: stream.stream_id, client_id: stream.client_id }, 'a stream is paused: its receiver fails')
+  await db
+    .transaction()
+    .execute((trx) => setStreamStatus(trx, systemActor, { clientId, streamId, status: 'paused', reason }))
+  log.error({ stream_id: streamId, client_id: clientId }, 'a stream is paused: its receiver fails')
+  // SSF 1.0 §8.1.5: now it is told, if it can be.
+  return undefined
 }

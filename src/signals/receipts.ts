@@ -3,23 +3,43 @@
  * statement stands for itself: receipts are only ever added, and the cursor only moves on over what has arrived, so
  * neither a crash between two of them nor another process doing the same can lose anything.
  */
-import { sql, type RawBuilder } from 'kysely'
+import { sql, type RawBuilder, type Selectable } from 'kysely'
 import type { Db } from '../database/database.ts'
+import type { SignalStreamsTable } from '../database/tables.ts'
 import { isAlive } from './deliveries.ts'
 import { eventTypeOfRow } from './events.ts'
 
 /** What a receiver says of what it was sent, by `jti`. */
 export interface Receipt {
   readonly acknowledged: readonly string[]
-  /** It could not make use of these; they are sent again after a while, a few times. */
-  readonly refused?: readonly string[]
+  /** It could not make use of these, and says why (RFC 8935 §2.4); most are sent again after a while. */
+  readonly refused?: Readonly<Record<string, RefusalCode>>
 }
 
+/**
+ * What a receiver may say against an event, by the names of RFC 8935 §2.4 and RFC 8936 §2.6. Whatever else it says is
+ * `unknown`: its words go to logs and to operators.
+ */
+const refusalCodes = [
+  'invalid_request',
+  'invalid_key',
+  'invalid_issuer',
+  'invalid_audience',
+  'authentication_failed',
+  'access_denied',
+] as const
+export type RefusalCode = (typeof refusalCodes)[number] | 'unknown'
+
+export function readRefusalCode(said: unknown): RefusalCode {
+  return refusalCodes.find((code) => code === said) ?? 'unknown'
+}
+
+/** The events about a stream itself, which its row holds. */
+export type OwnEvents = Pick<Selectable<SignalStreamsTable>, 'stream_id' | 'verification_jti' | 'status_jti'>
+
 /** A stream that is heard of. */
-export interface HeardStream {
-  readonly stream_id: string
+export interface HeardStream extends OwnEvents {
   readonly delivery_method: 'poll' | 'push'
-  readonly verification_jti: string | null
   readonly active_at: Date
   readonly expires_at: Date | null
 }
@@ -95,8 +115,9 @@ async function takeBatch(db: Db, batch: readonly Heard[]): Promise<(HeardStream 
       steps: isUsual(receipt) ? receipt.acknowledged.length + 1 : 0,
     })),
   )
-  const { rows } = await sql<HeardStream & { n: number; walk: WalkedRow[] | null }>`
-    SELECT asked.n, s.stream_id, s.delivery_method, s.verification_jti, s.active_at, s.expires_at, walked.walk
+  const { rows } = await sql<HeardStream & { n: number; beginnings: number; walk: WalkedRow[] | null }>`
+    SELECT asked.n, s.stream_id, s.delivery_method, s.verification_jti, s.status_jti, s.active_at, s.expires_at,
+      s.beginnings, walked.walk
     FROM jsonb_to_recordset(${asked}::jsonb) AS asked (n integer, client_id text, stream_id text, steps integer)
     JOIN signal_streams s ON s.stream_id = asked.stream_id AND s.client_id = asked.client_id AND ${isAlive}
     LEFT JOIN LATERAL (
@@ -104,33 +125,60 @@ async function takeBatch(db: Db, batch: readonly Heard[]): Promise<(HeardStream 
       FROM (${walkFrom(sql`asked.steps`)}) AS step
     ) AS walked ON asked.steps > 0`.execute(db)
   const streams: (HeardStream | undefined)[] = batch.map(() => undefined)
-  const moves: { stream_id: string; transaction_id: string; id: number }[] = []
+  const moves: Move[] = []
   const others: [HeardStream, Receipt][] = []
-  for (const { n, walk, ...stream } of rows) {
+  for (const { n, walk, beginnings, ...stream } of rows) {
     streams[n] = stream
     const receipt = batch[n]?.receipt
-    if (receipt === undefined || (receipt.acknowledged.length === 0 && (receipt.refused ?? []).length === 0)) continue
+    if (receipt === undefined || isEmpty(receipt)) continue
     const end = isUsual(receipt) ? endOfAcknowledged(receipt.acknowledged, walk ?? []) : undefined
     if (end === undefined) others.push([stream, receipt])
-    else moves.push({ stream_id: stream.stream_id, transaction_id: end.transaction_id, id: end.id })
+    else moves.push({ n, stream_id: stream.stream_id, beginnings, transaction_id: end.transaction_id, id: end.id })
   }
-  if (moves.length > 0) {
-    await sql`
-      UPDATE signal_streams s
-      SET cursor_transaction_id = moved.transaction_id::xid8, cursor_id = moved.id
-      FROM jsonb_to_recordset(${JSON.stringify(moves)}::jsonb) AS moved (stream_id text, transaction_id text, id bigint)
-      WHERE s.stream_id = moved.stream_id
-        AND (s.cursor_transaction_id, s.cursor_id) < (moved.transaction_id::xid8, moved.id)`.execute(db)
+  const moved = await moveCursors(db, moves)
+  for (const { n } of moves) {
+    const [stream, receipt] = [streams[n], batch[n]?.receipt]
+    // Its order began anew meanwhile: what it acknowledged has arrived all the same.
+    if (!moved.has(n) && stream !== undefined && receipt !== undefined) others.push([stream, receipt])
   }
-  for (const [stream, receipt] of others) {
-    await recordReceipt(db, { streamId: stream.stream_id, verificationJti: stream.verification_jti }, receipt)
-  }
+  for (const [stream, receipt] of others) await recordReceipt(db, stream, receipt)
   return streams
 }
 
+interface Move extends Pick<WalkedRow, 'id' | 'transaction_id'> {
+  readonly n: number
+  readonly stream_id: string
+  /** of the order that was walked */
+  readonly beginnings: number
+}
+
+/**
+ * Moves cursors on, never back. What a stream has passed over holds for the events that it was walked for and the order
+ * that they had: when either has changed since (`beginnings`), its cursor stays where it now is.
+ * @returns the `n` of those whose order is still the one that was walked
+ */
+async function moveCursors(db: Db, moves: readonly Move[]): Promise<ReadonlySet<number>> {
+  if (moves.length === 0) return new Set()
+  const { rows } = await sql<{ n: number }>`
+    UPDATE signal_streams s SET
+      cursor_transaction_id = CASE WHEN ${isBehind} THEN moved.transaction_id::xid8 ELSE s.cursor_transaction_id END,
+      cursor_id = CASE WHEN ${isBehind} THEN moved.id ELSE s.cursor_id END
+    FROM jsonb_to_recordset(${JSON.stringify(moves)}::jsonb)
+      AS moved (n integer, stream_id text, beginnings integer, transaction_id text, id bigint)
+    WHERE s.stream_id = moved.stream_id AND s.beginnings = moved.beginnings
+    RETURNING moved.n`.execute(db)
+  return new Set(rows.map(({ n }) => n))
+}
+
+const isBehind = sql<boolean>`(s.cursor_transaction_id, s.cursor_id) < (moved.transaction_id::xid8, moved.id)`
+
+function isEmpty({ acknowledged, refused = {} }: Receipt): boolean {
+  return acknowledged.length === 0 && Object.keys(refused).length === 0
+}
+
 /** Nothing refused, and not so much that it is better walked over in several steps. */
-function isUsual({ acknowledged, refused = [] }: Receipt): boolean {
-  return acknowledged.length > 0 && acknowledged.length < mostSteps && refused.length === 0
+function isUsual({ acknowledged, refused = {} }: Receipt): boolean {
+  return acknowledged.length > 0 && acknowledged.length < mostSteps && Object.keys(refused).length === 0
 }
 
 /**
@@ -167,25 +215,35 @@ function walkFrom(most: RawBuilder<unknown>): RawBuilder<WalkedRow> {
     ORDER BY r.transaction_id, r.id LIMIT ${most}`
 }
 
-/** How often an event may be refused before it counts as received; {@link retryRefusedSeconds} lie between. */
+/**
+ * A receiver says of one event that it is no good (`invalid_request`): so often it is believed to have made a mistake.
+ * Everything else that it can say is about keys, names and rights, here or there, which somebody will mend: such an event
+ * is sent again until it expires.
+ */
 const mostRefusals = 5
-const retryRefusedSeconds = 30
+/** Before an event that was refused is sent again; each time twice as long. In seconds. */
+const retryRefusedSeconds = { least: 30, most: 600 }
 
-/** Takes down what has arrived, and moves the cursor as far as it can; without any receipt it does only that. */
-export async function recordReceipt(
-  db: Db,
-  { streamId, verificationJti }: { readonly streamId: string; readonly verificationJti: string | null },
-  receipt: Receipt,
-): Promise<void> {
+/**
+ * Takes down what has arrived, and moves the cursor as far as it can; without any receipt it does only that.
+ * @param stream its events about itself are those that may have been sent
+ */
+export async function recordReceipt(db: Db, stream: OwnEvents, receipt: Receipt): Promise<void> {
+  const { stream_id: streamId } = stream
   const acknowledged = new Set(receipt.acknowledged)
-  const refused = new Set(receipt.refused)
-  if (verificationJti !== null && (acknowledged.delete(verificationJti) || refused.delete(verificationJti))) {
+  const refused = new Map(Object.entries(receipt.refused ?? {}))
+  const codes = [...refused.values()]
+  for (const jti of [stream.verification_jti, stream.status_jti]) {
+    if (jti === null || !(acknowledged.delete(jti) || refused.delete(jti))) continue
     await sql`
-      UPDATE signal_streams SET verification_jti = NULL, verification_state = NULL
-      WHERE stream_id = ${streamId} AND verification_jti = ${verificationJti}`.execute(db)
+      UPDATE signal_streams SET
+        verification_state = CASE WHEN verification_jti = ${jti} THEN NULL ELSE verification_state END,
+        verification_jti = nullif(verification_jti, ${jti}), status_jti = nullif(status_jti, ${jti})
+      WHERE stream_id = ${streamId}`.execute(db)
   }
-  const onlyRefused = [...refused].filter((jti) => !acknowledged.has(jti))
-  if (onlyRefused.length > 0) await refuse(db, streamId, onlyRefused)
+  for (const jti of acknowledged) refused.delete(jti)
+  if (refused.size > 0) await refuse(db, streamId, refused)
+  if (codes.length > 0) await noteRefusals(db, streamId, codes.length, codes.at(-1) ?? 'unknown')
   for (let steps = acknowledged.size + fewestSteps; ; steps = Math.min(4 * steps, mostSteps)) {
     const walk = await walkOn(db, streamId, acknowledged, Math.min(steps, mostSteps))
     if (walk.isOver) break
@@ -208,17 +266,18 @@ async function walkOn(
   acknowledged: Set<string>,
   steps: number,
 ): Promise<{ readonly isOver: boolean }> {
-  const { rows } = await sql<WalkedRow>`
-    SELECT step.* FROM signal_streams s CROSS JOIN LATERAL (${walkFrom(sql`${steps}::int`)}) AS step
+  const { rows } = await sql<WalkedRow & { beginnings: number }>`
+    SELECT step.*, s.beginnings
+    FROM signal_streams s CROSS JOIN LATERAL (${walkFrom(sql`${steps}::int`)}) AS step
     WHERE s.stream_id = ${streamId} ORDER BY step.transaction_id::xid8, step.id`.execute(db)
   const missing = rows.findIndex(({ jti, is_over }) => !is_over && (jti === null || !acknowledged.has(jti)))
   const passed = missing === -1 ? rows : rows.slice(0, missing)
   const last = passed.at(-1)
   if (last === undefined) return { isOver: true }
-  await sql`
-    UPDATE signal_streams SET cursor_transaction_id = ${last.transaction_id}::xid8, cursor_id = ${last.id}::bigint
-    WHERE stream_id = ${streamId}
-      AND (cursor_transaction_id, cursor_id) < (${last.transaction_id}::xid8, ${last.id}::bigint)`.execute(db)
+  const { beginnings, transaction_id, id } = last
+  const moved = await moveCursors(db, [{ n: 0, stream_id: streamId, beginnings, transaction_id, id }])
+  // Its order began anew meanwhile, and so does the walk.
+  if (moved.size === 0) return { isOver: false }
   if (passed.some(({ is_over }) => is_over)) await forgetPassed(db, streamId)
   for (const { jti } of passed) if (jti !== null) acknowledged.delete(jti)
   return { isOver: missing !== -1 || rows.length < steps }
@@ -242,17 +301,38 @@ async function acknowledgeAhead(db: Db, streamId: string, jtis: readonly string[
     ON CONFLICT (stream_id, revocation_id) DO UPDATE SET retry_at = NULL`.execute(db)
 }
 
-async function refuse(db: Db, streamId: string, jtis: readonly string[]): Promise<void> {
+async function refuse(db: Db, streamId: string, refused: ReadonlyMap<string, RefusalCode>): Promise<void> {
+  const said = JSON.stringify([...refused].map(([jti, code]) => ({ jti, is_final: code === 'invalid_request' })))
+  const retryAt = (refusals: RawBuilder<number>) => sql`
+    clock_timestamp() + make_interval(secs => least(
+      ${retryRefusedSeconds.most}::int, ${retryRefusedSeconds.least}::int * 2 ^ least(20, ${refusals})
+    ))`
   await sql`
     INSERT INTO signal_receipts AS a (stream_id, revocation_id, refusals, retry_at)
-    SELECT s.stream_id, r.id, 1, clock_timestamp() + make_interval(secs => ${retryRefusedSeconds}::int)
-    FROM signal_streams s JOIN security_events e ON e.jti = ANY (${jtis}::text[])
+    SELECT s.stream_id, r.id, 1, ${retryAt(sql`0`)}
+    FROM signal_streams s CROSS JOIN jsonb_to_recordset(${said}::jsonb) AS said (jti text, is_final boolean)
+    JOIN security_events e ON e.jti = said.jti
     JOIN revocations r ON r.id = e.revocation_id
       AND (r.transaction_id, r.id) > (s.cursor_transaction_id, s.cursor_id)
     WHERE s.stream_id = ${streamId}
     ON CONFLICT (stream_id, revocation_id) DO UPDATE SET
       refusals = a.refusals + 1,
-      -- What has arrived has arrived.
-      retry_at = CASE WHEN a.retry_at IS NULL OR a.refusals + 1 >= ${mostRefusals}::int THEN NULL ELSE excluded.retry_at END
-    `.execute(db)
+      retry_at = CASE
+        -- What has arrived has arrived.
+        WHEN a.retry_at IS NULL THEN NULL
+        WHEN a.refusals + 1 >= ${mostRefusals}::int AND EXISTS (
+          SELECT 1 FROM jsonb_to_recordset(${said}::jsonb) AS said (jti text, is_final boolean)
+          JOIN security_events e ON e.jti = said.jti
+          WHERE e.revocation_id = a.revocation_id AND said.is_final
+        ) THEN NULL
+        ELSE ${retryAt(sql`a.refusals`)}
+      END`.execute(db)
+}
+
+/** For whoever looks after the service: what it refuses it does not know. */
+async function noteRefusals(db: Db, streamId: string, count: number, last: RefusalCode): Promise<void> {
+  await sql`
+    UPDATE signal_streams
+    SET refusals = refusals + ${count}::int, last_refused_at = clock_timestamp(), last_refusal = ${last}
+    WHERE stream_id = ${streamId}`.execute(db)
 }

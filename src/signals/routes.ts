@@ -14,7 +14,8 @@ import { CallerLeft } from '../http/deadline.ts'
 import { isStorableText, readJson } from '../http/json-body.ts'
 import { parseInput, Problem } from '../problems.ts'
 import type { OwnGuard } from '../revocation/own-guard.ts'
-import { eventTypes, eventUri } from './events.ts'
+import { receivePermission } from './deliveries.ts'
+import { complexMembers, eventTypes, eventUri } from './events.ts'
 import { pollSchema, pollStream } from './poll.ts'
 import type { Receipts } from './receipts.ts'
 import {
@@ -32,15 +33,13 @@ import {
   requestVerification,
   setStreamStatus,
   updateStream,
+  type Caller,
   type Stream,
   type StreamParts,
 } from './streams.ts'
 import type { Waiting } from './waiting.ts'
 
 export const configurationPath = '/.well-known/ssf-configuration'
-
-/** The scope that every request to the feed needs. */
-const scope = 'signals:receive'
 
 const mostBodyBytes = 256 * 1_024
 
@@ -95,17 +94,16 @@ export function signalRoutes(parts: RouteParts): Middleware {
   const protect: Middleware[] = [
     // The guard of this moment; it answers its own refusals.
     (ctx, next) => authenticate(parts.guard.guard())(ctx, next),
-    requireScopes(scope) as Middleware,
+    requireScopes(receivePermission) as Middleware,
     requireMachine,
   ]
   const show = (stream: Stream) => describeStream(parts, stream)
 
   router.post(`${root}/streams`, ...protect, async (ctx) => {
     const settings = parseInput(createSchema, await read(ctx, 'may be empty'))
-    const clientId = clientOf(ctx)
     const stream = await db
       .transaction()
-      .execute((trx) => createStream(trx, actorOf(ctx), { clientId, settings, parts: streamParts }))
+      .execute((trx) => createStream(trx, actorOf(ctx), { ...callerOf(ctx), settings, parts: streamParts }))
     ctx.status = 201
     ctx.set('Location', `${audience}/streams?stream_id=${stream.stream_id}`)
     ctx.body = show(stream)
@@ -125,11 +123,11 @@ export function signalRoutes(parts: RouteParts): Middleware {
   /** PATCH changes what is there, PUT what is missing too (SSF 1.0 §8.1.1.3, §8.1.1.4). */
   const change = (isWhole: boolean) => async (ctx: Context) => {
     const body = parseInput(changeSchema, await read(ctx))
-    const clientId = clientOf(ctx)
+    const caller = callerOf(ctx)
     const stream = await db.transaction().execute(async (trx) => {
-      requireAsItIs(body, show(await getStream(trx, clientId, body.stream_id)))
+      requireAsItIs(body, show(await getStream(trx, caller.clientId, body.stream_id)))
       return updateStream(trx, actorOf(ctx), {
-        clientId,
+        ...caller,
         streamId: body.stream_id,
         settings: {
           delivery: body.delivery ?? (isWhole ? null : undefined),
@@ -162,7 +160,7 @@ export function signalRoutes(parts: RouteParts): Middleware {
     const { stream_id: id, status, reason } = parseInput(statusSchema, await read(ctx))
     const stream = await db
       .transaction()
-      .execute((trx) => setStreamStatus(trx, actorOf(ctx), { clientId: clientOf(ctx), streamId: id, status, reason }))
+      .execute((trx) => setStreamStatus(trx, actorOf(ctx), { ...callerOf(ctx), streamId: id, status, reason }))
     ctx.body = describeStatus(stream)
   })
 
@@ -221,6 +219,12 @@ function clientOf(ctx: Context): string {
   return authOf(ctx).claims.sub
 }
 
+/** A token without `token_version` agrees to nothing that must outlive it. */
+function callerOf(ctx: Context): Caller {
+  const { token_version: version } = authOf(ctx).claims
+  return { clientId: clientOf(ctx), tokenVersion: typeof version === 'number' ? version : 0 }
+}
+
 function actorOf(ctx: Context): Actor {
   return { type: 'client', id: clientOf(ctx), requestId: ctx.state['requestId'] as string | undefined }
 }
@@ -254,6 +258,8 @@ function describeConfiguration({ issuer, audience, jwksUri }: RouteParts) {
     verification_endpoint: `${audience}/verification`,
     authorization_schemes: [{ spec_urn: 'urn:ietf:rfc:6749' }],
     default_subjects: 'ALL',
+    // §3.6: whoever cannot tell whom an event is about must not take it for another's.
+    critical_subject_members: complexMembers,
     resource: audience,
   }
 }

@@ -5,7 +5,6 @@
  * receipts.ts), and those that wait in a process are woken together (waiting.ts). What is revoked, and why, is for others to decide: they
  * write the row, in the transaction that makes it true. docs/signals.md says what receivers may rely on.
  */
-import { randomUUID } from 'node:crypto'
 import type { JWTPayload } from 'jose'
 import type { Middleware } from 'koa'
 import type { Logger } from 'pino'
@@ -65,8 +64,11 @@ export async function openSignals(parts: SignalsParts): Promise<Signals> {
     db,
     changes,
     signedEvents,
+    resource: audience,
     signVerification: (streamId, jti, state) =>
       sign(jti, describeVerification(streamId, state, { issuer, audience, jti })),
+    signStatus: (streamId, event) =>
+      sign(event.jti, describeStreamUpdate(streamId, event, { issuer, audience, jti: event.jti })),
     phase: parts.phase,
     log,
   })
@@ -77,10 +79,7 @@ export async function openSignals(parts: SignalsParts): Promise<Signals> {
     waiting,
     encryption,
     fetch: outgoing.fetch,
-    signStreamUpdate: (streamId, status, reason) => {
-      const jti = randomUUID()
-      return sign(jti, describeStreamUpdate(streamId, status, reason, { issuer, audience, jti }))
-    },
+    resource: audience,
     log,
   })
   const guard = openOwnGuard({

@@ -2,11 +2,15 @@
  * Events as they are sent. Each is signed once, by whichever process needs it first, and stored beside its revocation, so
  * that every stream of every process sends the same token with the same `jti`. A token whose key was revoked since is
  * signed anew, under its old `jti`: a receiver that has it knows it again.
+ *
+ * What a process keeps, it keeps by `jti` and uses only when the database says that this row has this `jti`. By its id
+ * alone a row cannot be known: when the database is restored under a running process, ids are given out anew.
  */
 import { randomUUID } from 'node:crypto'
 import { sql } from 'kysely'
 import type { Db } from '../database/database.ts'
 import type { KeyRing } from '../signing/key-ring.ts'
+import type { PendingEvent } from './deliveries.ts'
 import { describeRevocation, eventTypeOfRow, tokenType, type DescribedRevocation } from './events.ts'
 
 export interface SignedEvent {
@@ -20,7 +24,7 @@ export interface SignedEvents {
    * The tokens of these revocations, by their ids. One that was swept meanwhile is missing.
    * @throws Error when there is no key to sign with, and the database's errors
    */
-  find(revocationIds: readonly number[]): Promise<ReadonlyMap<number, SignedEvent>>
+  find(pending: readonly PendingEvent[]): Promise<ReadonlyMap<number, SignedEvent>>
 }
 
 interface Stored extends SignedEvent {
@@ -47,7 +51,7 @@ export function openSignedEvents({
   readonly issuer: string
   readonly audience: string
 }): SignedEvents {
-  const kept = new Map<number, Stored>()
+  const kept = new Map<string, Stored>()
   const underWay = new Map<number, Promise<ReadonlyMap<number, Stored>>>()
 
   const isGood = ({ kid }: { readonly kid: string }) => keyRing.verificationKey(kid) !== undefined
@@ -94,7 +98,7 @@ export function openSignedEvents({
   function loadOnce(ids: readonly number[]): Promise<ReadonlyMap<number, Stored>> {
     const loading = load(ids)
       .then((found) => {
-        for (const [id, event] of found) kept.set(id, event)
+        for (const event of found.values()) kept.set(event.jti, event)
         for (const oldest of kept.keys()) {
           if (kept.size <= mostKept) break
           kept.delete(oldest)
@@ -109,19 +113,23 @@ export function openSignedEvents({
   }
 
   return {
-    async find(ids) {
+    async find(pending) {
       const found = new Map<number, SignedEvent>()
       const loads = new Set<Promise<ReadonlyMap<number, Stored>>>()
       const missing: number[] = []
-      for (const id of ids) {
-        const event = kept.get(id)
+      const wanted = new Set<number>()
+      for (const { id, jti } of pending) {
+        const event = jti === null ? undefined : kept.get(jti)
         const loading = underWay.get(id)
-        if (event !== undefined && isGood(event)) found.set(id, event)
-        else if (loading !== undefined) loads.add(loading)
+        if (event !== undefined && isGood(event)) {
+          found.set(id, event)
+          continue
+        }
+        wanted.add(id)
+        if (loading !== undefined) loads.add(loading)
         else missing.push(id)
       }
       if (missing.length > 0) loads.add(loadOnce(missing))
-      const wanted = new Set(ids)
       for (const loaded of await Promise.all(loads)) {
         for (const [id, event] of loaded) if (wanted.has(id)) found.set(id, event)
       }

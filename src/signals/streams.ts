@@ -29,7 +29,7 @@ const abandonedAfterSeconds = 600
 
 export type Stream = Omit<
   Selectable<SignalStreamsTable>,
-  'cursor_transaction_id' | 'cursor_id' | 'sealed_authorization_header'
+  'cursor_transaction_id' | 'cursor_id' | 'beginnings' | 'sealed_authorization_header'
 > & { readonly has_authorization_header: boolean }
 
 const streamColumns = [
@@ -42,11 +42,16 @@ const streamColumns = [
   'description',
   'status',
   'status_reason',
+  'status_jti',
+  'client_token_version',
   'verification_jti',
   'verification_state',
   'verification_requested_at',
   'failing_since',
   'last_error',
+  'refusals',
+  'last_refused_at',
+  'last_refusal',
   'active_at',
   'expires_at',
   'created_at',
@@ -92,6 +97,13 @@ export interface StreamParts {
   readonly allowLoopback: boolean
 }
 
+/** Whoever asks, as its token says. */
+export interface Caller {
+  readonly clientId: string
+  /** The token's: what it agrees to lasts no longer than such tokens do, where no other is asked for. */
+  readonly tokenVersion: number
+}
+
 /**
  * Makes a stream. It begins with everything that is still revoked.
  * @throws Problem VALIDATION_ERROR about the endpoint, CONFLICT when the client has as many as it may
@@ -99,9 +111,9 @@ export interface StreamParts {
 export async function createStream(
   trx: Trx,
   actor: Actor,
-  input: { readonly clientId: string; readonly settings: StreamSettings; readonly parts: StreamParts },
+  input: Caller & { readonly settings: StreamSettings; readonly parts: StreamParts },
 ): Promise<Stream> {
-  const { clientId, settings, parts } = input
+  const { clientId, tokenVersion, settings, parts } = input
   await makeRoom(trx, actor, clientId)
   const streamId = randomUUID()
   const chosen = settings.delivery ?? { method: pollMethod }
@@ -110,6 +122,7 @@ export async function createStream(
     .values({
       stream_id: streamId,
       client_id: clientId,
+      client_token_version: tokenVersion,
       ...deliveryColumns(streamId, chosen, parts),
       ...eventColumns(settings.events_requested),
       description: settings.description ?? null,
@@ -213,6 +226,14 @@ export async function getStream(db: Db, clientId: string, streamId: string): Pro
   return stream
 }
 
+/** So that what is decided by what it is stays true until it is written. */
+async function lockStream(trx: Trx, clientId: string, streamId: string): Promise<Stream> {
+  await sql`SELECT FROM signal_streams WHERE stream_id = ${streamId} AND client_id = ${clientId} FOR UPDATE`.execute(
+    trx,
+  )
+  return getStream(trx, clientId, streamId)
+}
+
 export function listStreams(db: Db, clientId: string): Promise<Stream[]> {
   return db
     .selectFrom('signal_streams as s')
@@ -237,8 +258,7 @@ export function noStream(): Problem {
 export async function updateStream(
   trx: Trx,
   actor: Actor,
-  input: {
-    readonly clientId: string
+  input: Caller & {
     readonly streamId: string
     /** null: as if it had never been said */
     readonly settings: {
@@ -249,13 +269,14 @@ export async function updateStream(
     readonly parts: StreamParts
   },
 ): Promise<Stream> {
-  const { clientId, streamId, settings, parts } = input
-  const before = await getStream(trx, clientId, streamId)
+  const { clientId, tokenVersion, streamId, settings, parts } = input
+  const before = await lockStream(trx, clientId, streamId)
   const changes = {
     ...(settings.delivery === undefined
       ? {}
       : {
           ...deliveryColumns(streamId, settings.delivery ?? { method: pollMethod }, parts),
+          client_token_version: tokenVersion,
           failing_since: null,
           last_error: null,
         }),
@@ -297,8 +318,10 @@ export async function deleteStream(
 }
 
 /**
- * Stops a stream, or lets it go on. What was revoked while it stood still and is still active is sent then, whether it
- * was paused or disabled: nobody is better off without it.
+ * Stops a stream, or lets it go on, and has its receiver told so, whoever decided it: a service may have many processes,
+ * and the one that receives takes silence for good news. What was revoked while the stream stood still and is still active
+ * is sent then, whether it was paused or disabled: nobody is better off without it.
+ * @param input.tokenVersion of the caller's token; undefined: it is decided here
  * @throws Problem RESOURCE_NOT_FOUND
  */
 export async function setStreamStatus(
@@ -306,19 +329,22 @@ export async function setStreamStatus(
   actor: Actor,
   input: {
     readonly clientId: string
+    readonly tokenVersion?: number
     readonly streamId: string
     readonly status: Stream['status']
     readonly reason?: string | undefined
   },
 ): Promise<Stream> {
-  const { clientId, streamId, status, reason } = input
-  const before = await getStream(trx, clientId, streamId)
+  const { clientId, tokenVersion, streamId, status, reason } = input
+  const before = await lockStream(trx, clientId, streamId)
   const stream = await trx
     .updateTable('signal_streams')
     .set({
       status,
       status_reason: reason ?? null,
+      ...(status === before.status ? {} : { status_jti: randomUUID() }),
       ...(status === 'enabled' ? { failing_since: null, last_error: null } : {}),
+      ...(status === 'enabled' && tokenVersion !== undefined ? { client_token_version: tokenVersion } : {}),
       active_at: sql<Date>`clock_timestamp()`,
       // A push stream lasts for as long as it is pushed to.
       expires_at: before.delivery_method === 'push' && status === 'enabled' ? null : expiry,
@@ -429,7 +455,8 @@ function changedEvents(before: Stream, requested: readonly string[] | undefined)
   const columns = eventColumns(requested)
   const known = new Set(before.events_delivered)
   const isWider = eventTypes.some((type) => columns.events_delivered.includes(`"${type}"`) && !known.has(type))
-  return { ...columns, ...(isWider ? { cursor_transaction_id: '0', cursor_id: 0 } : {}) }
+  const beginning = { cursor_transaction_id: '0', cursor_id: 0, beginnings: sql<number>`beginnings + 1` }
+  return { ...columns, ...(isWider ? beginning : {}) }
 }
 
 function statusOf({ status, status_reason }: Stream) {

@@ -4,14 +4,15 @@
  * what was sent: the query says what each is still to be sent (deliveries.ts).
  *
  * An answer without events is no guess either: it is only given by a query that found none, so that a receiver may take
- * it as proof that it knows everything.
+ * it as proof that it knows everything, unless it says that more is available: then the stream stands still, and something
+ * is held back.
  */
 import type { Logger } from 'pino'
 import type { Changes } from '../database/changes.ts'
 import type { Db } from '../database/database.ts'
 import type { Phase } from '../http/health.ts'
 import { Problem } from '../problems.ts'
-import { findPending, mendOrder, type Pending } from './deliveries.ts'
+import { findPending, mendOrder, type Pending, type StatusEvent } from './deliveries.ts'
 import type { SignedEvent, SignedEvents } from './signed-events.ts'
 import { noStream } from './streams.ts'
 
@@ -25,8 +26,14 @@ export interface NextEvents {
   readonly signal: AbortSignal
 }
 
+/** An event on its way to a stream. */
+export interface NextEvent extends SignedEvent {
+  /** It tells of the stream, and so of what comes before it and behind it: it is not to be overtaken, nor to overtake. */
+  readonly isAboutStream: boolean
+}
+
 export interface Events {
-  readonly events: readonly SignedEvent[]
+  readonly events: readonly NextEvent[]
   readonly moreAvailable: boolean
 }
 
@@ -57,19 +64,34 @@ const retryMs = 250
 const lookAtPhaseEveryMs = 100
 const mendEveryMs = 1_000
 
+function asNext(event: SignedEvent | undefined): NextEvent[] {
+  return event === undefined ? [] : [{ jti: event.jti, token: event.token, isAboutStream: false }]
+}
+
+/** What is held back is nothing to wake anybody for. */
+function isSomething({ events, statusEvent, verification }: Pending): boolean {
+  return events.length > 0 || statusEvent !== undefined || verification !== undefined
+}
+
 export function openWaiting({
   db,
   changes,
   signedEvents,
+  resource,
   signVerification,
+  signStatus,
   phase,
   log,
 }: {
   readonly db: Db
   readonly changes: Pick<Changes, 'on'>
   readonly signedEvents: SignedEvents
+  /** the feed's own, which a client needs a permission of */
+  readonly resource: string
   /** the token of a verification event of this stream */
   readonly signVerification: (streamId: string, jti: string, state: string | null) => Promise<SignedEvent>
+  /** the token that tells of this stream's status */
+  readonly signStatus: (streamId: string, event: StatusEvent) => Promise<SignedEvent>
   readonly phase: () => Phase
   readonly log: Logger
 }): Waiting {
@@ -93,7 +115,7 @@ export function openWaiting({
       if (batch.length === 0) continue
       try {
         await mendSometimes()
-        const pending = await findPending(db, batch)
+        const pending = await findPending(db, batch, resource)
         for (const waiter of batch) settle(waiter, pending.get(waiter.streamId))
       } catch (error) {
         postpone(batch, error)
@@ -108,7 +130,7 @@ export function openWaiting({
     if (pending === undefined) {
       waiters.delete(waiter.streamId)
       waiter.reject(noStream())
-    } else if (pending.ids.length > 0 || pending.verification !== undefined || waiter.isLast) {
+    } else if (waiter.isLast || isSomething(pending)) {
       waiters.delete(waiter.streamId)
       void render(waiter, pending).then(waiter.resolve, waiter.reject)
     } else {
@@ -116,15 +138,22 @@ export function openWaiting({
     }
   }
 
-  async function render({ streamId, most }: Waiter, { ids, hasMore, verification }: Pending): Promise<Events> {
-    const found = await signedEvents.find(ids)
-    const events = ids.flatMap((id) => found.get(id) ?? [])
-    const isDue = verification !== undefined && !hasMore
+  async function render({ streamId, most }: Waiter, pending: Pending): Promise<Events> {
+    const { hasMore, statusEvent, verification } = pending
+    const events: NextEvent[] = []
+    const tell = async (signed: Promise<SignedEvent>) => void events.push({ ...(await signed), isAboutStream: true })
+    // SSF 1.0 §8.1.5: before anything else of a stream that goes on, and alone of one that stands still.
+    if (statusEvent !== undefined && most > 0) await tell(signStatus(streamId, statusEvent))
+    const next = pending.events.slice(0, most - events.length)
+    const found = await signedEvents.find(next)
+    events.push(...next.flatMap(({ id }) => asNext(found.get(id))))
+    const isMore = hasMore || next.length < pending.events.length
+    const isDue = verification !== undefined && !isMore
     if (isDue && events.length < most) {
-      events.push(await signVerification(streamId, verification.jti, verification.state))
+      await tell(signVerification(streamId, verification.jti, verification.state))
       return { events, moreAvailable: false }
     }
-    return { events, moreAvailable: hasMore || isDue }
+    return { events, moreAvailable: isMore || isDue || (statusEvent !== undefined && most === 0) }
   }
 
   /** Whoever has only just asked is told; whoever waits may as well wait for the database. */

@@ -240,6 +240,40 @@ eachDatabase((_open, engine) => {
       await receiver.signIn()
     })
 
+    it('is never taken for that of another revocation which had its number, before a restore', async () => {
+      const stream = await caughtUp()
+      const rowOf = (subject: string) =>
+        db
+          .selectFrom('revocations')
+          .select('id')
+          .where('subject', '=', subject.replace(/^session /, ''))
+          .executeTakeFirstOrThrow()
+      const [lost = ''] = await endSessions(1)
+      const before = await now(stream)
+      expect(await subjects(before.sets)).toEqual([lost])
+      const { id } = await rowOf(lost)
+      // What the newest of a backup does not have, and the numbers of it too.
+      await sql`DELETE FROM revocations WHERE id >= ${id}`.execute(db)
+      await sql`SELECT setval(pg_get_serial_sequence('revocations', 'id'), ${id - 1})`.execute(db)
+      const [ended = ''] = await endSessions(1)
+      expect((await rowOf(ended)).id).toBe(id)
+      const after = await receiver.poll(stream, { ack: Object.keys(before.sets) })
+      expect(await subjects(after.sets)).toEqual([ended])
+      expect((await now(stream, { ack: Object.keys(after.sets) })).sets).toEqual({})
+    })
+
+    it('is another when a restore has lost it and kept its revocation, and can be acknowledged', async () => {
+      const [stream, other] = [await caughtUp(), await caughtUp()]
+      const [ended] = await endSessions(1)
+      const before = await now(stream)
+      await db.deleteFrom('security_events').where('jti', 'in', Object.keys(before.sets)).execute()
+      const after = await receiver.poll(stream, { ack: Object.keys(before.sets) })
+      expect(await subjects(after.sets)).toEqual([ended])
+      expect(Object.keys(after.sets)).not.toEqual(Object.keys(before.sets))
+      expect((await now(stream, { ack: Object.keys(after.sets) })).sets).toEqual({})
+      expect((await now(other)).sets).toEqual(after.sets)
+    })
+
     it('is gone with its revocation', async () => {
       const stream = await caughtUp()
       await endSessions(2)
@@ -382,19 +416,66 @@ eachDatabase((_open, engine) => {
       expect(performance.now() - deletedAt).toBeLessThan(1_000)
     })
 
-    it.each(['paused', 'disabled'])(
-      'that is %s stands still, and sends what is still revoked afterwards',
-      async (status) => {
+    describe.each(['paused', 'disabled'])('that is %s', (status) => {
+      const stop = (stream: string) =>
+        receiver.request('POST', '/ssf/status', { stream_id: stream, status, reason: 'maintenance' })
+
+      it('tells whoever waits for it, until that is acknowledged', async () => {
         const stream = await caughtUp()
-        await receiver.request('POST', '/ssf/status', { stream_id: stream, status })
-        const [ended] = await endSessions(1)
-        expect((await now(stream)).sets).toEqual({})
         const waiting = receiver.poll(stream)
         await sleep(100)
+        const stoppedAt = performance.now()
+        await stop(stream)
+        const told = await waiting
+        expect(performance.now() - stoppedAt).toBeLessThan(1_000)
+        const [event, ...others] = await readAll(told.sets)
+        expect(others).toEqual([])
+        expect(event).toMatchObject({ type: 'stream-updated', event: { status, reason: 'maintenance' } })
+        expect(event?.claims.sub_id).toEqual({ format: 'opaque', id: stream })
+        expect(Object.keys((await now(stream)).sets)).toEqual([event?.jti])
+        expect((await now(stream, { ack: [event?.jti] })).sets).toEqual({})
+      })
+
+      it('never looks as if there were nothing to tell, and does not let its receiver ask without end', async () => {
+        const stream = await caughtUp()
+        await stop(stream)
+        const ack = Object.keys((await now(stream)).sets)
+        expect(await now(stream, { ack })).toMatchObject({ sets: {}, moreAvailable: false })
+        const startedAt = performance.now()
+        const waiting = receiver.poll(stream)
+        await sleep(100)
+        await endSessions(1)
+        expect(await now(stream, { maxEvents: 0 })).toMatchObject({ sets: {}, moreAvailable: true })
+        expect((await waiting).status).toBe(409)
+        expect(await receiver.poll(stream)).toMatchObject({ sets: {}, moreAvailable: true })
+        expect(performance.now() - startedAt).toBeGreaterThan(2_900)
+      })
+
+      it('owes a verification too', async () => {
+        const stream = await caughtUp()
+        await stop(stream)
+        const ack = Object.keys((await now(stream)).sets)
+        await receiver.request('POST', '/ssf/verification', { stream_id: stream })
+        expect(await now(stream, { ack })).toMatchObject({ sets: {}, moreAvailable: true })
+      })
+
+      it('sends what is still revoked when it goes on, after saying that it does', async () => {
+        const stream = await caughtUp()
+        await stop(stream)
+        const [ended] = await endSessions(1)
+        const waiting = receiver.poll(stream, { ack: Object.keys((await now(stream)).sets) })
+        await sleep(100)
         await receiver.request('POST', '/ssf/status', { stream_id: stream, status: 'enabled' })
-        expect(await subjects((await waiting).sets)).toEqual([ended])
-      },
-    )
+        const { sets } = await waiting
+        expect(await subjects(sets)).toEqual([`stream ${stream}`, ended])
+        expect((await readAll(sets))[0]?.event).toEqual({ status: 'enabled' })
+        // What says so counts among what an answer may hold.
+        const first = await now(stream, { maxEvents: 1 })
+        expect(await subjects(first.sets)).toEqual([`stream ${stream}`])
+        expect(first.moreAvailable).toBe(true)
+        expect((await now(stream, { ack: Object.keys(sets) })).sets).toEqual({})
+      })
+    })
 
     it('of some events leaves out the others, and learns of them when it asks for more', async () => {
       const stream = await receiver.createStream({
@@ -450,6 +531,35 @@ eachDatabase((_open, engine) => {
       expect(provider.log()).toContain('began anew')
     })
 
+    it('repeats until it expires what could not be verified, less and less often', async () => {
+      const stream = await caughtUp()
+      await endSessions(1)
+      const { sets } = await now(stream)
+      const [jti = ''] = Object.keys(sets)
+      const pauses: number[] = []
+      for (let refusals = 1; refusals <= 8; refusals += 1) {
+        const err = refusals % 2 === 0 ? 'invalid_key' : 'authentication_failed'
+        expect((await now(stream, { setErrs: { [jti]: { err, description: 'whatever it says' } } })).sets).toEqual({})
+        const { rows } = await sql<{ refusals: number; seconds: number }>`
+          SELECT refusals, extract(epoch FROM retry_at - clock_timestamp())::float8 AS seconds
+          FROM signal_receipts WHERE stream_id = ${stream}`.execute(db)
+        expect(rows[0]?.refusals).toBe(refusals)
+        pauses.push(Math.ceil((rows[0]?.seconds ?? 0) / 30) * 30)
+        await sql`UPDATE signal_receipts SET retry_at = now() - interval '1 second' WHERE stream_id = ${stream}`.execute(
+          db,
+        )
+        expect((await now(stream)).sets).toEqual(sets)
+      }
+      expect(pauses).toEqual([30, 60, 120, 240, 480, 600, 600, 600])
+      const row = await db
+        .selectFrom('signal_streams')
+        .select(['refusals', 'last_refusal'])
+        .where('stream_id', '=', stream)
+        .executeTakeFirst()
+      expect(row).toEqual({ refusals: 8, last_refusal: 'invalid_key' })
+      expect((await now(stream, { ack: [jti] })).sets).toEqual({})
+    })
+
     it('is listed for operators, with how far it is behind', async () => {
       const stream = await caughtUp()
       await endSessions(2)
@@ -474,6 +584,16 @@ eachDatabase((_open, engine) => {
       expect(await list('--json')).toBe(0)
       const lags = JSON.parse(printed.join('\n')) as { stream_id: string; pending: number }[]
       expect(lags.find(({ stream_id }) => stream_id === stream)).toMatchObject({ pending: 2, pending_seconds: 0 })
+
+      // What its receiver refuses has not arrived, though it is not sent again at once.
+      const [jti = ''] = Object.keys((await now(stream)).sets)
+      await now(stream, { setErrs: { [jti]: { err: 'made up\nby a receiver' } } })
+      await receiver.request('POST', '/ssf/status', { stream_id: stream, status: 'paused', reason: 'maintenance' })
+      printed.length = 0
+      expect(await list()).toBe(0)
+      expect(printed.join('\n')).toMatch(
+        new RegExp(`^${stream} .* paused: maintenance .* 2 events, .* 1, last [\\dTZ:.-]+ unknown`, 'm'),
+      )
     })
   })
 })

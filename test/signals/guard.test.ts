@@ -11,12 +11,13 @@ import { eachDatabase } from '../support/databases.ts'
 import { openProvider, type TestProvider } from '../support/provider.ts'
 import { isActive, registerClient } from '../support/relying-party.ts'
 import { obtainTokens, postForm } from '../support/user-agent.ts'
-import { registerReceiver } from './receiving.ts'
+import { Receiver, registerReceiver, type ReceiverClient } from './receiving.ts'
 
 eachDatabase((_open, engine) => {
   let provider: TestProvider
   let db: Db
   let guard: Guard
+  let client: ReceiverClient
 
   const outcome = async (token: string): Promise<string> => {
     const request = new Request('http://localhost/', { headers: { authorization: `Bearer ${token}` } })
@@ -42,7 +43,8 @@ eachDatabase((_open, engine) => {
     db = provider.database.db
     // Before the guard is there.
     await db.transaction().execute((trx) => revoke(trx, { kind: 'session', subject: 'earlier', reason: 'signed out' }))
-    const { client_id: clientId, client_secret: clientSecret } = await registerReceiver(db, provider.issuer)
+    client = await registerReceiver(db, provider.issuer)
+    const { client_id: clientId, client_secret: clientSecret } = client
     guard = createGuard({
       issuer: provider.issuer,
       audience: provider.demo.resource,
@@ -100,6 +102,24 @@ eachDatabase((_open, engine) => {
       })
       await expect.poll(() => outcome(late)).toBe('revoked')
       expect(await isActive(provider, client, late)).toBe(false)
+    },
+  )
+
+  it.each(['paused', 'disabled'])(
+    'a guard whose stream is %s opens another, and misses nothing of what is revoked meanwhile',
+    async (status) => {
+      expect(await outcome(await ofMachine())).toBe('let in')
+      const { streamId } = guard.health().revocation ?? {}
+      expect(streamId).toMatch(/./)
+      const colleague = await new Receiver(provider.issuer, client).signIn()
+      const token = await ofMachine()
+      const { status: answered } = await colleague.request('POST', '/ssf/status', { stream_id: streamId, status })
+      expect(answered).toBe(200)
+      const { jti = '' } = decodeJwt(token)
+      await db.transaction().execute((trx) => revoke(trx, { kind: 'token', subject: jti, reason: 'a test' }))
+      await expect.poll(() => outcome(token), { timeout: 10_000 }).toBe('revoked')
+      expect(guard.health()).toMatchObject({ status: 'ok', revocation: { status: 'current' } })
+      expect(guard.health()).not.toMatchObject({ revocation: { streamId } })
     },
   )
 

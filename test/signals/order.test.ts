@@ -2,11 +2,14 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { sql } from 'kysely'
 import { beforeAll, describe, expect, it } from 'vitest'
-import type { Database, Db } from '../../src/database/database.ts'
+import { systemActor } from '../../src/audit/audit.ts'
+import type { Database, Db, Trx } from '../../src/database/database.ts'
 import { revoke } from '../../src/revocation/revocations.ts'
+import { beginAnew } from '../../src/signals/deliveries.ts'
+import { updateStream } from '../../src/signals/streams.ts'
 import { onPostgres, openLocation } from '../support/databases.ts'
 import { openProvider, type TestProvider } from '../support/provider.ts'
-import { Receiver, registerReceiver, subjectOf } from './receiving.ts'
+import { caep, Receiver, registerReceiver, subjectOf } from './receiving.ts'
 
 onPostgres(() => {
   let provider: TestProvider
@@ -130,6 +133,82 @@ onPostgres(() => {
       expect(await failed).toBe('Error: given up')
       expect((await receiver.drain(stream)).map(subjectOf)).toEqual(['session beside it'])
       expect(await countReceipts(stream)).toBe(0)
+    })
+  })
+
+  describe('an acknowledgement that is under way', () => {
+    const password = `${caep}credential-change`
+    /** Both ways in which one is taken down: what was sent last and nothing else, and whatever else there is. */
+    const ways: [string, (jtis: string[]) => string[]][] = [
+      ['as it usually is', (jtis) => jtis],
+      ['of something else too', (jtis) => [...jtis, 'no such event']],
+    ]
+
+    /** Acknowledges it, and does something else between its reading how far the stream is and its writing that down. */
+    const acknowledgeAround = async (stream: string, ack: string[], change: (trx: Trx) => Promise<unknown>) => {
+      const { polled } = await elsewhere.db.transaction().execute(async (trx) => {
+        await sql`SELECT FROM signal_streams WHERE stream_id = ${stream} FOR UPDATE`.execute(trx)
+        const polled = receiver.poll(stream, { ack, maxEvents: 0 })
+        await expect
+          .poll(async () => {
+            const { rows } = await sql`
+              SELECT FROM pg_stat_activity
+              WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%UPDATE signal_streams%'
+              `.execute(db)
+            return rows.length
+          })
+          .toBe(1)
+        await change(trx)
+        // Not awaited: it waits for this to be committed.
+        return { polled }
+      })
+      expect((await polled).status).toBe(200)
+    }
+
+    it.each(ways)('%s, does not pass over what a stream has just asked for', async (way, ackOf) => {
+      const stream = await caughtUp()
+      await receiver.request('PATCH', '/ssf/streams', { stream_id: stream, events_requested: [password] })
+      await end(`left out ${way}`)
+      await elsewhere.db.transaction().execute((trx) =>
+        revoke(trx, {
+          kind: 'user',
+          subject: `usr_${way}`,
+          tokenVersion: 2,
+          reason: 'the password was changed',
+          cause: 'password-change',
+        }),
+      )
+      const { sets } = await receiver.poll(stream, { returnImmediately: true })
+      expect(await subjects(sets)).toEqual([`user usr_${way}`])
+      await acknowledgeAround(stream, ackOf(Object.keys(sets)), (trx) =>
+        updateStream(trx, systemActor, {
+          clientId: receiver.client.client_id,
+          tokenVersion: 1,
+          streamId: stream,
+          settings: { events_requested: null },
+          parts: { encryption: { seal: () => Buffer.alloc(0) }, allowLoopback: false },
+        }),
+      )
+      const learned = (await receiver.drain(stream, 500)).map(subjectOf)
+      expect(learned).toContain(`session left out ${way}`)
+      // It was acknowledged, and that counts.
+      expect(learned).not.toContain(`user usr_${way}`)
+    })
+
+    it.each(ways)('%s, does not pass over what is sent anew since the order began anew', async (way, ackOf) => {
+      const stream = await caughtUp()
+      await end(`acknowledged ${way}`)
+      const { sets } = await receiver.poll(stream, { returnImmediately: true })
+      await acknowledgeAround(stream, ackOf(Object.keys(sets)), beginAnew)
+      const { cursor_id: cursorId } = await db
+        .selectFrom('signal_streams')
+        .select('cursor_id')
+        .where('stream_id', '=', stream)
+        .executeTakeFirstOrThrow()
+      expect(cursorId).toBe(0)
+      const learned = (await receiver.drain(stream, 500)).map(subjectOf)
+      expect(learned).toContain(`session left out ${way}`)
+      expect(learned).not.toContain(`session acknowledged ${way}`)
     })
   })
 
