@@ -8,6 +8,8 @@ import { BlockList, isIP } from 'node:net'
 import { Agent, fetch as undiciFetch, Headers, type RequestInit } from 'undici'
 import { findCurrentRequest } from './request-context.ts'
 
+// IANA's registries of special-purpose addresses, and multicast: nobody's receiver is there, but something of the
+// operator's may be. Those that are globally reachable by it (6to4, AS112, AMT, Teredo) are relays and sinks.
 const internal = new BlockList()
 for (const [network, prefix] of [
   ['0.0.0.0', 8],
@@ -17,7 +19,11 @@ for (const [network, prefix] of [
   ['172.16.0.0', 12],
   ['192.0.0.0', 24],
   ['192.0.2.0', 24],
+  ['192.31.196.0', 24],
+  ['192.52.193.0', 24],
+  ['192.88.99.0', 24],
   ['192.168.0.0', 16],
+  ['192.175.48.0', 24],
   ['198.18.0.0', 15],
   ['198.51.100.0', 24],
   ['203.0.113.0', 24],
@@ -26,15 +32,16 @@ for (const [network, prefix] of [
   internal.addSubnet(network, prefix, 'ipv4')
 }
 for (const [network, prefix] of [
-  ['::', 128],
-  ['64:ff9b::', 96],
-  ['100::', 64],
+  // Nothing outside 2000::/3 has been given out for global unicast: not the forms that hold an IPv4 address (::/96,
+  // ::ffff:0:0/96, 64:ff9b::/96, 64:ff9b:1::/48), and not 100::/64, 5f00::/16, fc00::/7, fe80::/10, fec0::/10, ff00::/8.
+  ['::', 3],
+  ['4000::', 2],
+  ['8000::', 1],
   ['2001::', 23],
   ['2001:db8::', 32],
   ['2002::', 16],
-  ['fc00::', 7],
-  ['fe80::', 10],
-  ['ff00::', 8],
+  ['2620:4f:8000::', 48],
+  ['3fff::', 20],
 ] as const) {
   internal.addSubnet(network, prefix, 'ipv6')
 }
@@ -45,7 +52,7 @@ loopback.addAddress('::1', 'ipv6')
 function isForbidden(address: string, allowLoopback: boolean): boolean {
   // BlockList matches IPv4-mapped IPv6 addresses against the IPv4 rules.
   const family = isIP(address) === 6 ? 'ipv6' : 'ipv4'
-  return internal.check(address, family) || (!allowLoopback && loopback.check(address, family))
+  return loopback.check(address, family) ? !allowLoopback : internal.check(address, family)
 }
 
 /**

@@ -264,6 +264,7 @@ eachDatabase((_open, engine) => {
         verification_endpoint: `${issuer}/ssf/verification`,
         authorization_schemes: [{ spec_urn: 'urn:ietf:rfc:6749' }],
         default_subjects: 'ALL',
+        critical_subject_members: ['session', 'application', 'grant', 'key'],
         resource: `${issuer}/ssf`,
       })
     })
