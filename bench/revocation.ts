@@ -6,6 +6,9 @@
  * - calls to the provider for a request at a service: 0
  * - missed 0: each service refused each revoked token within five seconds, and still does at the end
  *
+ * A bar that is missed, a valid token that is refused, or fewer than `--n` revocations in the time there is: the exit code
+ * is 1.
+ *
  * Runs `npm run bench:revocation -- --services 3 --n 200`, less than two minutes, on this machine alone: a PostgreSQL, a
  * Latchkey as in production, each service in a process of its own with the guard and its feed, and requests with valid
  * tokens at all of them all the time. `--providers 2` has two servers behind one address, and each revocation is sent to
@@ -221,6 +224,7 @@ memory of the services, MB           ${health.map(({ memoryBytes }) => (memoryBy
     { bar: 'calls to the provider for a request', value: callsPerRequest, limit: '0', isMet: others === 0 },
     { bar: 'missed', value: missed, limit: '0', isMet: missed === 0 },
     { bar: 'valid tokens refused', value: wronglyRefused, limit: '0', isMet: wronglyRefused === 0 },
+    { bar: 'revocations', value: revoked, limit: `${count}`, isMet: revoked === count },
   ]
   printBars(bars)
   if (others > 0) console.log(`others: ${JSON.stringify(tally(calls.filter((endpoint) => endpoint !== pollEndpoint)))}`)
@@ -232,8 +236,10 @@ memory of the services, MB           ${health.map(({ memoryBytes }) => (memoryBy
       max_ms: Math.round(Math.max(...fromSending)),
       provider_calls_per_request: callsPerRequest,
       missed,
+      revocations: revoked,
     }),
   )
+  process.exitCode = bars.every(({ isMet }) => isMet) ? 0 : 1
 } finally {
   for (const process of processes) await process.stop()
   await proxy?.close()
