@@ -3,7 +3,7 @@
  * checked with jose. A service that uses `@latchkey/guard` needs none of this; one in another language looks like it.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
-import { createRemoteJWKSet, jwtVerify, type JWTPayload } from 'jose'
+import { createRemoteJWKSet, errors, jwtVerify, type JWTPayload } from 'jose'
 
 export interface Receiver {
   readonly issuer: string
@@ -15,27 +15,47 @@ export interface Receiver {
   readonly signal: AbortSignal
 }
 
-/** Receives until the signal is aborted. Whatever fails is tried again: what was not acknowledged is sent again. */
+type Configuration = Record<'jwks_uri' | 'configuration_endpoint' | 'resource', string>
+
+/**
+ * Receives until the signal is aborted. Whatever fails is tried again, the provider's being away at the start included:
+ * what was not acknowledged is sent again.
+ */
 export async function receive({ issuer, clientId, clientSecret, onEvent, signal }: Receiver): Promise<void> {
-  const configuration = await call(`${issuer}/.well-known/ssf-configuration`, { signal })
-  const keys = createRemoteJWKSet(new URL(configuration['jwks_uri'] as string))
+  let configuration: Configuration | undefined
+  let keys: ReturnType<typeof createRemoteJWKSet> | undefined
   let token = ''
   let pollAt = ''
   let ack: string[] = []
+  let setErrs: Record<string, { err: string; description: string }> = {}
 
   while (!signal.aborted) {
     try {
-      if (token === '') token = await getToken()
-      if (pollAt === '') pollAt = await createStream()
+      configuration ??= (await call(`${issuer}/.well-known/ssf-configuration`, { signal })) as Configuration
+      keys ??= createRemoteJWKSet(new URL(configuration.jwks_uri))
+      if (token === '') token = await getToken(configuration)
+      if (pollAt === '') pollAt = await createStream(configuration)
       // The answer comes when there is something to tell, or after a while without.
-      const { sets } = await post(pollAt, { ack, maxEvents: 100 })
+      const { sets } = await post(pollAt, { ack, setErrs, maxEvents: 100 })
       ack = []
+      setErrs = {}
+      // One that is no good, or that cannot be dealt with now, must not keep the others from being known.
+      let failure: unknown
       for (const [jti, set] of Object.entries(sets as Record<string, string>)) {
-        const audience = configuration['resource'] as string
-        const { payload } = await jwtVerify(set, keys, { issuer, audience, typ: 'secevent+jwt' })
-        await onEvent(payload)
-        ack.push(jti)
+        try {
+          const audience = configuration.resource
+          const { payload } = await jwtVerify(set, keys, { issuer, audience, typ: 'secevent+jwt' })
+          await onEvent(payload)
+          ack.push(jti)
+          if (isStopped(payload)) pollAt = ''
+        } catch (error) {
+          const err = errorOf(error)
+          // Without an error of its own it is not the token that is at fault: it is sent again.
+          if (err === undefined) failure ??= error
+          else setErrs[jti] = { err, description: String(error) }
+        }
       }
+      if (failure !== undefined) throw failure
     } catch (error) {
       if (signal.aborted) return
       // 401: the token is over. 404: so is the stream; a new one begins with all that is still revoked.
@@ -45,19 +65,19 @@ export async function receive({ issuer, clientId, clientSecret, onEvent, signal 
     }
   }
 
-  async function getToken(): Promise<string> {
+  async function getToken({ resource }: Configuration): Promise<string> {
     const credentials = Buffer.from(`${clientId}:${clientSecret}`).toString('base64')
     const answer = await call(`${issuer}/token`, {
       method: 'POST',
       headers: { Authorization: `Basic ${credentials}` },
-      body: new URLSearchParams({ grant_type: 'client_credentials', resource: configuration['resource'] as string }),
+      body: new URLSearchParams({ grant_type: 'client_credentials', resource }),
       signal,
     })
     return answer['access_token'] as string
   }
 
-  async function createStream(): Promise<string> {
-    const stream = await post(configuration['configuration_endpoint'] as string, {
+  async function createStream({ configuration_endpoint: at }: Configuration): Promise<string> {
+    const stream = await post(at, {
       delivery: { method: 'urn:ietf:rfc:8936' },
     })
     return (stream['delivery'] as { endpoint_url: string }).endpoint_url
@@ -67,6 +87,31 @@ export async function receive({ issuer, clientId, clientSecret, onEvent, signal 
     const headers = { Authorization: `Bearer ${token}`, 'Content-Type': 'application/json' }
     return call(url, { method: 'POST', headers, body: JSON.stringify(body), signal })
   }
+}
+
+/** What is wrong with a token, in the words of RFC 8935 §2.4; undefined: nothing that is known of. */
+function errorOf(error: unknown): string | undefined {
+  if (error instanceof errors.JWSSignatureVerificationFailed) return 'authentication_failed'
+  if (error instanceof errors.JWKSNoMatchingKey || error instanceof errors.JOSEAlgNotAllowed) return 'invalid_key'
+  if (error instanceof errors.JWTClaimValidationFailed && error.claim === 'iss') return 'invalid_issuer'
+  if (error instanceof errors.JWTClaimValidationFailed && error.claim === 'aud') return 'invalid_audience'
+  const isMalformed = [
+    errors.JWTClaimValidationFailed,
+    errors.JWTExpired,
+    errors.JWTInvalid,
+    errors.JWSInvalid,
+    errors.JOSENotSupported,
+  ].some((type) => error instanceof type)
+  return isMalformed ? 'invalid_request' : undefined
+}
+
+/** Nothing more comes of a stream that is stopped, by whoever it was (SSF 1.0 §8.1.5): another is made. */
+function isStopped({ events }: JWTPayload): boolean {
+  const { 'https://schemas.openid.net/secevent/ssf/event-type/stream-updated': updated } = events as Record<
+    string,
+    { status?: string } | undefined
+  >
+  return updated !== undefined && updated.status !== 'enabled'
 }
 
 class Refused extends Error {
