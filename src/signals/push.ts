@@ -215,7 +215,9 @@ async function pushAll(
     log.warn({ stream_id: streamId, refused: Object.entries(refused).slice(0, 10) }, 'a receiver refused events')
   }
   await recordReceipt(db, stream, { acknowledged, refused })
-  return noteHealth(parts, stream, failure)
+  return noteHealth(parts, stream, failure, {
+    hasHeard: acknowledged.length > 0 || Object.keys(refused).length > 0,
+  })
 }
 
 /**
@@ -296,6 +298,7 @@ async function noteHealth(
   parts: PushParts,
   stream: PushStream,
   failure: PushFailure | undefined,
+  { hasHeard }: { readonly hasHeard: boolean },
 ): Promise<PushFailure | undefined> {
   const { db, log } = parts
   if (failure === undefined) {
@@ -308,9 +311,10 @@ async function noteHealth(
   log.warn({ stream_id: stream.stream_id, error_message: failure.message }, 'a receiver could not be pushed to')
   await sql`
     UPDATE signal_streams
-    SET failing_since = coalesce(failing_since, clock_timestamp()), last_error = ${failure.message}
+    SET failing_since = CASE WHEN ${hasHeard}::boolean THEN clock_timestamp() ELSE coalesce(failing_since, clock_timestamp()) END,
+      last_error = ${failure.message}
     WHERE stream_id = ${stream.stream_id}`.execute(db)
-  if (!stream.is_hopeless) return failure
+  if (hasHeard || !stream.is_hopeless) return failure
   const { stream_id: streamId, client_id: clientId } = stream
   if (stream.status !== 'enabled') {
     // It stands still already, and its receiver cannot be told.

@@ -249,6 +249,23 @@ eachDatabase((_open, engine) => {
       expect(await subjects(endpoint)).toEqual([`stream ${stream}`, ...ended])
     })
 
+    it('that takes some and fails with others is not given up', async () => {
+      const endpoint = await startEndpoint()
+      const stream = await makeStream(endpoint)
+      await until(async () => !(await isBehind(stream)))
+      await sql`UPDATE signal_streams SET failing_since = now() - interval '61 minutes'`.execute(db)
+      let failures = 1
+      endpoint.answer = () => ((failures -= 1) >= 0 ? 500 : 202)
+      await db.transaction().execute(async (trx) => {
+        for (let n = 0; n < 5; n += 1) {
+          await revoke(trx, { kind: 'session', subject: `pushed-${(sessions += 1)}`, reason: 'signed out' })
+        }
+      })
+      await until(() => Promise.resolve(failures < 0))
+      await until(async () => !(await isBehind(stream)))
+      expect(await rowOf(stream)).toMatchObject({ status: 'enabled', failing_since: null })
+    })
+
     it('is told when its stream is stopped, and when it goes on', async () => {
       const endpoint = await startEndpoint()
       const stream = await makeStream(endpoint)
