@@ -1,8 +1,10 @@
 /** One poll of a stream (RFC 8936 §2): what has arrived is taken down, and what is next is answered, now or later. */
+import { setTimeout as sleep } from 'node:timers/promises'
 import { z } from 'zod'
 import type { Db } from '../database/database.ts'
 import { Problem } from '../problems.ts'
 import { readRefusalCode, recordReceipt, type Receipts } from './receipts.ts'
+import type { Repetitions } from './repetitions.ts'
 import { noStream, renewStream } from './streams.ts'
 import type { Waiting } from './waiting.ts'
 
@@ -10,6 +12,10 @@ import type { Waiting } from './waiting.ts'
 const mostEvents = 500
 const usualEvents = 100
 const mostReceipts = 5_000
+
+/** The same answer is given so often without a pause: whoever lost one and asks again is not kept waiting. */
+const mostRepetitions = 3
+const repetitionPauseMs = 1_000
 
 const jti = z.string().min(1).max(200)
 
@@ -31,6 +37,7 @@ export interface PollParts {
   readonly db: Db
   readonly receipts: Receipts
   readonly waiting: Pick<Waiting, 'next'>
+  readonly repetitions: Repetitions
 }
 
 export interface PollAnswer {
@@ -46,7 +53,7 @@ export interface PollAnswer {
  *   another request, SERVICE_UNAVAILABLE
  */
 export async function pollStream(
-  { db, receipts, waiting }: PollParts,
+  { db, receipts, waiting, repetitions }: PollParts,
   poll: {
     readonly clientId: string
     readonly streamId: string
@@ -70,9 +77,19 @@ export async function pollStream(
   // Without room for an event there is nothing to wait for: it is sent to acknowledge (RFC 8936 §2.4.2).
   const holdMs = request.returnImmediately || most === 0 ? 0 : poll.holdMs
   const { events, moreAvailable } = await waiting.next({ streamId, most, holdMs, signal: poll.signal })
+  const times = repetitions.count(
+    streamId,
+    events.map(({ jti }) => jti),
+  )
+  if (events.length > 0 && times > mostRepetitions && holdMs > 0) await pause(repetitionPauseMs, poll.signal)
   // Nothing has come for long: time to leave behind what is not for this stream, and what had to wait for others.
   if (events.length === 0 && holdMs > 0) {
     await recordReceipt(db, stream, { acknowledged: [] })
   }
   return { sets: Object.fromEntries(events.map((event) => [event.jti, event.token])), moreAvailable }
+}
+
+/** @throws the signal's reason */
+async function pause(ms: number, signal: AbortSignal): Promise<void> {
+  await sleep(ms, undefined, { signal }).catch(() => signal.throwIfAborted())
 }

@@ -18,6 +18,7 @@ import { receivePermission } from './deliveries.ts'
 import { complexMembers, eventTypes, eventUri } from './events.ts'
 import { pollSchema, pollStream } from './poll.ts'
 import type { Receipts } from './receipts.ts'
+import { openRepetitions } from './repetitions.ts'
 import {
   createStream,
   deleteStream,
@@ -83,6 +84,7 @@ const verificationSchema = z.object({ stream_id: streamId, state: z.string().max
 
 export function signalRoutes(parts: RouteParts): Middleware {
   const { db, audience, receipts, waiting, streams: streamParts, holdMs, log } = parts
+  const repetitions = openRepetitions()
   const { pathname: root } = new URL(audience)
   const router = new Router()
 
@@ -180,7 +182,7 @@ export function signalRoutes(parts: RouteParts): Middleware {
     })
     if (ctx.res.closed) return
     ctx.body = await pollStream(
-      { db, receipts, waiting },
+      { db, receipts, waiting, repetitions },
       {
         clientId: clientOf(ctx),
         streamId: id,

@@ -1,9 +1,10 @@
 /**
  * Tells services what has been revoked: the transmitter of the Shared Signals Framework. A service makes a stream
- * (routes.ts, streams.ts) and polls it, or has it pushed (poll.ts, push.ts). What is sent is the table of revocations,
- * each row as one signed event (events.ts, signed-events.ts); how far a stream is, is in the database (deliveries.ts,
- * receipts.ts), and those that wait in a process are woken together (waiting.ts). What is revoked, and why, is for others to decide: they
- * write the row, in the transaction that makes it true. docs/signals.md says what receivers may rely on.
+ * (routes.ts, streams.ts) and polls it, or has it pushed (poll.ts, push.ts); repetitions.ts slows a poll that gets nowhere.
+ * What is sent is the table of revocations, each row as one signed event (events.ts, signed-events.ts); how far a stream
+ * is, is in the database (deliveries.ts, receipts.ts), and those that wait in a process are woken together (waiting.ts).
+ * What is revoked, and why, is for others to decide: they write the row, in the transaction that makes it true.
+ * docs/signals.md says what receivers may rely on.
  */
 import type { JWTPayload } from 'jose'
 import type { Middleware } from 'koa'

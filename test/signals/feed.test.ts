@@ -341,6 +341,20 @@ eachDatabase((_open, engine) => {
       expect(receipts).toEqual([])
     })
 
+    it('whose receiver acknowledges what it was never sent makes it wait, and goes on when it does what it should', async () => {
+      const stream = await caughtUp()
+      const [a, b] = await endSessions(2)
+      const ask = (ack: string[]) => receiver.poll(stream, { ack, maxEvents: 1 })
+      const startedAt = performance.now()
+      const answers = []
+      for (let n = 0; n < 5; n += 1) answers.push(await ask([`${nobodys.slice(1)}${n}`]))
+      expect(performance.now() - startedAt).toBeGreaterThan(1_900)
+      for (const { sets } of answers) expect(await subjects(sets)).toEqual([a])
+      const mendedAt = performance.now()
+      expect(await subjects((await ask(Object.keys(answers[0]?.sets ?? {}))).sets)).toEqual([b])
+      expect(performance.now() - mendedAt).toBeLessThan(900)
+    })
+
     it('is not moved by what another stream acknowledges', async () => {
       const [one, two] = [await caughtUp(), await caughtUp()]
       await endSessions(2)
