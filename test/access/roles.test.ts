@@ -14,7 +14,7 @@ import {
 import type { Actor } from '../../src/audit/audit.ts'
 import type { Database, Trx } from '../../src/database/database.ts'
 import { createResource } from '../../src/oauth/resources.ts'
-import { eachDatabase } from '../support/databases.ts'
+import { emptiedEachTime, eachDatabase } from '../support/databases.ts'
 
 const operator: Actor = { type: 'operator', id: 'test' }
 const api = 'https://api.example.com'
@@ -49,7 +49,8 @@ async function versionsOf({ db }: Database, id: string) {
 const revocationsIn = ({ db }: Database) =>
   db.selectFrom('revocations').select(['kind', 'subject', 'token_version']).orderBy('id').execute()
 
-eachDatabase((open) => {
+eachDatabase((openNew) => {
+  const open = emptiedEachTime(openNew)
   describe('a role', () => {
     it('is refused under a name that is taken or malformed, or with a permission that does not exist', async () => {
       const database = await open()

@@ -7,7 +7,7 @@ import { writeAudit } from '../../src/audit/audit.ts'
 import { hashRow, selectChainable } from '../../src/audit/chain.ts'
 import { verifyAuditChain } from '../../src/audit/verify.ts'
 import type { Db } from '../../src/database/database.ts'
-import { eachDatabase, onPostgres, openLocation, type TestDatabase } from '../support/databases.ts'
+import { emptiedEachTime, eachDatabase, onPostgres, openLocation, type TestDatabase } from '../support/databases.ts'
 import { ada, chainedNames, eventOf, key, otherKey, sealAll, startTestSealing, untilSealed, write } from './chains.ts'
 
 const keys = [key]
@@ -24,7 +24,8 @@ async function writeMany(db: Db, count: number): Promise<void> {
 const actions = async (db: Db) =>
   (await db.selectFrom('audit_events').select('action').orderBy('sequence').execute()).map(({ action }) => action)
 
-eachDatabase((open) => {
+eachDatabase((openNew) => {
+  const open = emptiedEachTime(openNew)
   describe('the hash of a row', () => {
     let database: TestDatabase
     beforeAll(async () => {

@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest'
 import type { Client } from '../../src/oauth/clients.ts'
 import { ensureOwnEntries } from '../../src/oauth/own-entries.ts'
-import { eachDatabase } from '../support/databases.ts'
+import { emptiedEachTime, eachDatabase } from '../support/databases.ts'
 import { json, latchkey } from './running.ts'
 
 const api = 'https://api.example.com'
@@ -10,7 +10,8 @@ const goodPassword = 'three unrelated words: tram, quince, ledger'
 /** A command line without spaces inside its words. */
 const words = (text: TemplateStringsArray, ...values: string[]): string[] => String.raw(text, ...values).split(' ')
 
-eachDatabase((open) => {
+eachDatabase((openNew) => {
+  const open = emptiedEachTime(openNew)
   describe('a command line that is wrong', () => {
     it('exits with 2, says what was meant, and prints no data', async () => {
       const database = await open()

@@ -1,6 +1,6 @@
 import { createHash, generateKeyPairSync } from 'node:crypto'
 import { sql } from 'kysely'
-import { describe, expect, it } from 'vitest'
+import { beforeAll, describe, expect, it } from 'vitest'
 import type { Actor } from '../../src/audit/audit.ts'
 import type { Database } from '../../src/database/database.ts'
 import {
@@ -110,9 +110,14 @@ const machineClaims = (id: string, iat: number, token_version: number) => ({
 const now = () => Math.floor(Date.now() / 1_000)
 
 eachDatabase((open) => {
+  // For whatever has to do with clients of its own alone.
+  let database: Database
+  beforeAll(async () => {
+    database = await open()
+  })
+
   describe('registering a client', () => {
     it('refuses an id that could be a person’s, in any spelling', async () => {
-      const database = await open()
       for (const id of ['usr_1', 'USR_1', 'Usr_abc']) {
         expect(await fieldsOf(register(database, machine({ id })))).toEqual(['id'])
       }
@@ -120,7 +125,6 @@ eachDatabase((open) => {
     })
 
     it('refuses every scheme by which a redirect could run code or leave the web, in any spelling, in every address', async () => {
-      const database = await open()
       const addresses = [
         'javascript:alert(1)',
         'JavaScript:alert(1)',
@@ -148,7 +152,6 @@ eachDatabase((open) => {
     })
 
     it('refuses a scheme without a dot for a native client too', async () => {
-      const database = await open()
       const addresses = ['javascript:alert(1)', 'JAVASCRIPT:x', 'data:,x', 'file:/x', 'myapp:/callback', 'a..b:/']
       const inputs = addresses.map((address): [CreateInput, string] => [
         { type: 'native', name: 'Native', redirect_uris: [address] },
@@ -158,7 +161,6 @@ eachDatabase((open) => {
     })
 
     it('refuses an address that is not absolute, exact and plain', async () => {
-      const database = await open()
       const addresses = [
         '/callback',
         'app.example.com/callback',
@@ -186,7 +188,6 @@ eachDatabase((open) => {
     })
 
     it('names every field that is wrong at once', async () => {
-      const database = await open()
       const fields = await fieldsOf(
         register(database, {
           type: 'spa',
@@ -200,7 +201,6 @@ eachDatabase((open) => {
     })
 
     it('refuses grants that do not go with the proof of identity', async () => {
-      const database = await open()
       const redirect_uris = ['https://app.example.com/']
       const inputs: [CreateInput, string][] = [
         [
@@ -221,7 +221,6 @@ eachDatabase((open) => {
     })
 
     it('refuses a private, symmetric, weak or broken key', async () => {
-      const database = await open()
       const { privateKey } = generateKeyPairSync('rsa', { modulusLength: 2_048 })
       const weak = generateKeyPairSync('rsa', { modulusLength: 1_024 }).publicKey.export({ format: 'jwk' })
       const keys: object[] = [
@@ -251,7 +250,6 @@ eachDatabase((open) => {
     })
 
     it('makes a secret of 256 random bits that scanners find, and keeps only its SHA-256', async () => {
-      const database = await open()
       const { client, secret = '' } = await register(database, web())
       expect(secret).toMatch(/^lk_secret_[\w-]{43}$/)
       expect(client.id).toMatch(/^cli_[\w-]{22}$/)
@@ -265,7 +263,6 @@ eachDatabase((open) => {
     })
 
     it('gives public clients and clients with keys no secret', async () => {
-      const database = await open()
       const { publicKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' })
       const inputs: CreateInput[] = [
         { type: 'spa', name: 'x', redirect_uris: ['http://localhost:5173/'] },
@@ -301,7 +298,6 @@ eachDatabase((open) => {
 
   describe('changing a client', () => {
     it('judges the whole anew, as at registration', async () => {
-      const database = await open()
       const { client } = await register(database, web())
       const change = (input: Omit<Parameters<typeof updateClient>[2], 'id'>) =>
         database.db.transaction().execute((trx) => updateClient(trx, operator, { id: client.id, ...input }))
@@ -322,7 +318,7 @@ eachDatabase((open) => {
     })
 
     it('says that there is no such client', async () => {
-      const { db } = await open()
+      const { db } = database
       const work = db.transaction().execute((trx) => updateClient(trx, operator, { id: 'nobody', name: 'x' }))
       await expect(work).rejects.toMatchObject({ code: 'RESOURCE_NOT_FOUND' })
       expect(await findClient(db, 'nobody')).toBeUndefined()
@@ -408,7 +404,6 @@ eachDatabase((open) => {
     })
 
     it('does nothing the second time', async () => {
-      const database = await open()
       const { client } = await register(database, machine())
       const disable = () => database.db.transaction().execute((trx) => disableClient(trx, operator, { id: client.id }))
       const once = await disable()
@@ -421,7 +416,6 @@ eachDatabase((open) => {
       db.transaction().execute((trx) => rotateClientSecret(trx, operator, { id, overlap_seconds }))
 
     it('refuses the old one once the overlap is over, and at once without an overlap', async () => {
-      const database = await open()
       const { client, secret: first = '' } = await register(database, machine())
       const { secret: second } = await rotate(database, client.id, 60)
       const soon = new Date(Date.now() + 30_000)
@@ -440,7 +434,6 @@ eachDatabase((open) => {
     })
 
     it('keeps two at most: the oldest of three ends at once', async () => {
-      const database = await open()
       const { client, secret: first = '' } = await register(database, machine())
       const { secret: second } = await rotate(database, client.id)
       const { secret: third, client: after } = await rotate(database, client.id)
@@ -454,7 +447,6 @@ eachDatabase((open) => {
     })
 
     it('does not lengthen the life of one that is ending', async () => {
-      const database = await open()
       const { client } = await register(database, machine())
       await database.db
         .updateTable('client_secrets')
@@ -465,7 +457,6 @@ eachDatabase((open) => {
     })
 
     it('refuses to add a third, and adds one again when one has been revoked', async () => {
-      const database = await open()
       const { db } = database
       const { client, secret: first = '' } = await register(database, machine())
       const add = () => db.transaction().execute((trx) => addClientSecret(trx, operator, { id: client.id }))
@@ -486,7 +477,6 @@ eachDatabase((open) => {
     })
 
     it('refuses to revoke another client’s', async () => {
-      const database = await open()
       const { client: one } = await register(database, machine())
       const { client: other } = await register(database, machine())
       const work = database.db
@@ -497,14 +487,12 @@ eachDatabase((open) => {
     })
 
     it('cannot be given to a public client', async () => {
-      const database = await open()
       const { client } = await register(database, { type: 'spa', name: 'x', redirect_uris: ['http://localhost/'] })
       await expect(rotate(database, client.id)).rejects.toMatchObject({ code: 'CONFLICT' })
       expect(await storedSecrets(database, client.id)).toEqual([])
     })
 
     it('match neither their own hash, nor a part of themselves, nor nothing', async () => {
-      const database = await open()
       const { client, secret = '' } = await register(database, machine())
       const stored = await storedSecrets(database, client.id)
       const hash = createHash('sha256').update(secret).digest()

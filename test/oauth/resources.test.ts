@@ -12,7 +12,7 @@ import {
   updateResource,
 } from '../../src/oauth/resources.ts'
 import { isRevoked } from '../../src/revocation/revocations.ts'
-import { eachDatabase, onPostgres } from '../support/databases.ts'
+import { emptiedEachTime, eachDatabase, onPostgres } from '../support/databases.ts'
 
 const operator: Actor = { type: 'operator', id: 'test' }
 const api = 'https://api.example.com'
@@ -51,7 +51,8 @@ async function makeWorld(database: Database) {
 const isDead = ({ db }: Database, clientId: string, iat: number) =>
   isRevoked(db, { jti: 'a token', sub: clientId, client_id: clientId, iat, token_version: 1 })
 
-eachDatabase((open) => {
+eachDatabase((openNew) => {
+  const open = emptiedEachTime(openNew)
   describe('registering a resource', () => {
     it('refuses an id that is no absolute URI without a fragment (RFC 8707 §2)', async () => {
       const database = await open()

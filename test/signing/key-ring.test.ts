@@ -6,7 +6,7 @@ import type { Database } from '../../src/database/database.ts'
 import { openKeyRing, type KeyRing } from '../../src/signing/key-ring.ts'
 import { revokeKey, rotateKeys } from '../../src/signing/rotation.ts'
 import { prepareSigningKey } from '../../src/signing/signing-key.ts'
-import { eachDatabase, onPostgres } from '../support/databases.ts'
+import { emptiedEachTime, eachDatabase, onPostgres } from '../support/databases.ts'
 import {
   encryptionUnder,
   kidsByState,
@@ -41,7 +41,8 @@ async function signWith(ring: KeyRing): Promise<string> {
     .sign(await importJWK({ ...jwk }))
 }
 
-eachDatabase((open) => {
+eachDatabase((openNew) => {
+  const open = emptiedEachTime(openNew)
   describe('opening the ring', () => {
     it('refuses a sealed key that was altered', async () => {
       const database = await open()

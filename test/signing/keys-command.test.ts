@@ -3,7 +3,7 @@ import type { CommandContext } from '../../src/commands/command.ts'
 import { runCommand } from '../../src/commands/program.ts'
 import { readConfig } from '../../src/config.ts'
 import { secretPurposes } from '../../src/signing/secret-ring.ts'
-import { eachDatabase, type TestDatabase } from '../support/databases.ts'
+import { emptiedEachTime, eachDatabase, type TestDatabase } from '../support/databases.ts'
 import { encryptionUnder, kidsByState, openTestKeyRing, openTestSecretRing } from './rings.ts'
 
 const [first, second] = ['1', '2'].map((name) => Buffer.alloc(32, Number(name)).toString('base64'))
@@ -29,7 +29,8 @@ async function keys(database: TestDatabase, args: string[], keyEncryptionKeys = 
 
 const json = ({ out }: { out: string }) => JSON.parse(out) as unknown
 
-eachDatabase((open) => {
+eachDatabase((openNew) => {
+  const open = emptiedEachTime(openNew)
   describe('latchkey keys', () => {
     it('refuses a rotation before its time, and says how to do it all the same', async () => {
       const database = await open()

@@ -14,7 +14,7 @@ import {
   UnknownSigningKey,
 } from '../../src/signing/rotation.ts'
 import { prepareSigningKey, type PreparedKey } from '../../src/signing/signing-key.ts'
-import { eachDatabase, onPostgres } from '../support/databases.ts'
+import { emptiedEachTime, eachDatabase, onPostgres } from '../support/databases.ts'
 import { encryptionUnder, kidsByState, openOtherHandle, rotationConfig, silent, until } from './rings.ts'
 
 type Handle = Pick<Database, 'db'>
@@ -80,7 +80,8 @@ async function announcements({ db }: Handle): Promise<number> {
 const rowOf = (db: Db, kid: string) =>
   db.selectFrom('signing_keys').selectAll().where('kid', '=', kid).executeTakeFirstOrThrow()
 
-eachDatabase((open) => {
+eachDatabase((openNew) => {
+  const open = emptiedEachTime(openNew)
   describe('rotating the keys', () => {
     it('refuses a next key that has not been published for long enough, says when, and changes nothing', async () => {
       const database = await open()

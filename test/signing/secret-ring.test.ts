@@ -9,7 +9,7 @@ import {
   secretPurposes,
   type SecretPurpose,
 } from '../../src/signing/secret-ring.ts'
-import { eachDatabase, onPostgres } from '../support/databases.ts'
+import { emptiedEachTime, eachDatabase, onPostgres } from '../support/databases.ts'
 import { encryptionUnder, listenTo, openOtherHandle, openTestSecretRing, silent, until } from './rings.ts'
 
 async function rotate({ db }: Pick<Database, 'db'>, purpose: SecretPurpose, acceptOldForSeconds: number, under = '1') {
@@ -17,7 +17,8 @@ async function rotate({ db }: Pick<Database, 'db'>, purpose: SecretPurpose, acce
   return db.transaction().execute((trx) => rotateSecret(trx, systemActor, { purpose, acceptOldForSeconds, encryption }))
 }
 
-eachDatabase((open) => {
+eachDatabase((openNew) => {
+  const open = emptiedEachTime(openNew)
   it('refuses a secret that was altered', async () => {
     const database = await open()
     await openTestSecretRing(database)
