@@ -209,7 +209,8 @@ export function timestampParameter(description: string): Parameter<string> {
 
 const timestamp = z.iso.datetime({ offset: true })
 
-function readTimestamp(text: string): string | undefined {
+/** The same moment in UTC with microseconds, as PostgreSQL reads it; undefined for what is none, or out of its range. */
+export function readTimestamp(text: string): string | undefined {
   // RFC 3339 §5.6: `t` and `z` may be in lower case.
   const [whole, fraction = ''] = splitFraction(text.toUpperCase())
   if (!timestamp.safeParse(whole).success || !/^(\.\d{1,9})?$/.test(fraction)) return undefined

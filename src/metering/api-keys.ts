@@ -9,6 +9,7 @@ import { z } from 'zod'
 import { requireMayChangeClient, requireRightsOverClient } from '../access/rights.ts'
 import { writeAudit, type Actor } from '../audit/audit.ts'
 import type { Db, Trx } from '../database/database.ts'
+import { readTimestamp } from '../http/query-parameters.ts'
 import { fittingMembers, invalidFields, notFound, parseInput, type FieldError, type Problem } from '../problems.ts'
 import { findUnknownPlan, planName } from './plans.ts'
 
@@ -31,13 +32,17 @@ export interface ApiKey {
 const valuePrefix = 'lk_key_'
 const shownCharacters = 12
 
+const notATime = 'must be a time, such as 2030-01-31T12:00:00Z'
+
 export const createApiKeySchema = z.strictObject({
   client_id: z.string().min(1).max(128),
   name: z.string().trim().min(1).max(200),
   plan: planName.nullable().default(null),
   /** RFC 3339; never when left out */
   expires_at: z.iso
-    .datetime({ offset: true, error: 'must be a time, such as 2030-01-31T12:00:00Z' })
+    .datetime({ offset: true, error: notATime, abort: true })
+    .refine((text) => readTimestamp(text) !== undefined, { error: notATime, params: { constraint: 'format' } })
+    .overwrite((text) => readTimestamp(text) ?? text)
     .nullable()
     .default(null),
 })
