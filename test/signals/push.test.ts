@@ -263,7 +263,7 @@ eachDatabase((_open, engine) => {
       })
       await until(() => Promise.resolve(failures < 0))
       await until(async () => !(await isBehind(stream)))
-      expect(await rowOf(stream)).toMatchObject({ status: 'enabled', failing_since: null })
+      await expect.poll(() => rowOf(stream)).toMatchObject({ status: 'enabled', failing_since: null })
     })
 
     it('is told when its stream is stopped, and when it goes on', async () => {
