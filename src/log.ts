@@ -22,8 +22,8 @@ export function openLog(
   { logLevel, logFormat, fields }: LogSettings,
   output: Writable & { isTTY?: boolean } = process.stdout,
 ): Logger {
-  const write = boundedWriter(output)
   const format = logFormat === 'json' ? undefined : readableFormat(output)
+  const write = boundedWriter(output, format === undefined && output === process.stdout)
   return pino(
     {
       level: logLevel,
@@ -80,23 +80,34 @@ const mostWaitingBytes = 4 * 1024 * 1024
 /**
  * A pipe that nobody empties must neither stop the server nor fill its memory: beyond the bound lines are dropped, and
  * once there is room again the log says how many.
+ *
+ * @param isOurs nobody else writes there: the lines of one turn of the event loop are written at its end, together, since
+ *   each writing is a system call that everybody waits for; and what is left when the process exits
  */
-function boundedWriter(output: Writable): (line: string) => void {
+function boundedWriter(output: Writable, isOurs: boolean): (line: string) => void {
   let dropped = 0
+  let gathered = ''
+  const flush = () => {
+    if (gathered !== '') output.write(gathered)
+    gathered = ''
+  }
+  if (isOurs) process.on('exit', flush)
   // The reader has gone (EPIPE): there is nobody left to tell.
   output.on('error', () => undefined)
   return (line) => {
-    if (output.writableLength > mostWaitingBytes) {
+    if (output.writableLength + gathered.length > mostWaitingBytes) {
       dropped += 1
       return
     }
+    if (isOurs && gathered === '') setImmediate(flush)
     if (dropped > 0) {
       const timestamp = new Date().toISOString()
       const lost = { level: 'WARN', timestamp, message: 'log lines were dropped: nobody read them', dropped }
-      output.write(`${JSON.stringify(lost)}\n`)
+      gathered += `${JSON.stringify(lost)}\n`
       dropped = 0
     }
-    output.write(line)
+    gathered += line
+    if (!isOurs) flush()
   }
 }
 

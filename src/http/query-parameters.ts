@@ -16,6 +16,7 @@ import { isStorableText } from './json-body.ts'
  */
 export function checkQuery<S extends z.ZodType>(schema: S, querystring: string): CheckedInput<z.output<S>> {
   if (!(schema instanceof z.ZodObject)) throw new Error('the schema of a query string is an object')
+  if (querystring === '') return checkInput(schema, {})
   const known = Object.keys(schema.shape)
   const given = new Map<string, string>()
   const refused = new Map<string, FieldError>()

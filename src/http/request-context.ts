@@ -97,7 +97,7 @@ export function requestContext({ trustProxy, issuer }: RequestContextSettings): 
     ctx.set('X-Request-Id', request.requestId)
     ctx.set('Traceparent', request.traceparent)
     const { headers } = ctx.req
-    delete headers['forwarded']
+    if (headers['forwarded'] !== undefined) delete headers['forwarded']
     headers['x-forwarded-for'] = request.clientAddress
     headers['x-forwarded-host'] = host
     headers['x-forwarded-proto'] = protocol.slice(0, -1)
