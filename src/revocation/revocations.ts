@@ -171,7 +171,7 @@ const selectRevoked = compileOnce(
 )
 
 /**
- * Asks of every token each time, and still not once for each: those that come in one turn of the event loop are asked
+ * Asks of every token each time, and still not once for each: those that come within two turns of the event loop are asked
  * about together, and whoever comes while a question is under way waits for the next one. The answer is of after the
  * asking, as it must be.
  */
@@ -182,7 +182,8 @@ export function openRevocationCheck(db: Db): (claims: RevocableClaims) => Promis
   async function ask(): Promise<void> {
     isAsking = true
     while (waiting.size > 0) {
-      await endOfTurn()
+      // Who was answered in one turn asks again in the next.
+      for (let turn = 0; turn < 2; turn += 1) await endOfTurn()
       const asked = waiting
       waiting = new Map()
       try {
