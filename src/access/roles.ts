@@ -371,7 +371,10 @@ export function fittingPermissions(sent: unknown): (Permission | undefined)[] {
   return Array.isArray(sent) ? sent.slice(0, 1_000).map((one) => permissionSchema.safeParse(one).data) : []
 }
 
-/** What is wrong with each permission that does not exist. */
+/**
+ * What is wrong with each permission that does not exist. In a transaction those that do stay until its end: one that is
+ * just being removed is waited for.
+ */
 export async function findUnknownPermissions(
   db: Db,
   permissions: readonly (Permission | undefined)[],
@@ -379,9 +382,14 @@ export async function findUnknownPermissions(
 ): Promise<FieldError[]> {
   const asked = permissions.filter((one) => one !== undefined)
   if (asked.length === 0) return []
+  const list = sql`jsonb_to_recordset(${JSON.stringify(asked)}::jsonb) AS asked (resource text, permission text)`
+  if (db.isTransaction) {
+    await sql`
+      SELECT 1 FROM permissions p JOIN ${list} ON p.resource = asked.resource AND p.permission = asked.permission
+      ORDER BY p.resource, p.permission FOR KEY SHARE OF p`.execute(db)
+  }
   const { rows: missing } = await sql<Permission>`
-    SELECT asked.resource, asked.permission
-    FROM jsonb_to_recordset(${JSON.stringify(asked)}::jsonb) AS asked (resource text, permission text)
+    SELECT asked.resource, asked.permission FROM ${list}
     WHERE NOT EXISTS (
       SELECT 1 FROM permissions p WHERE p.resource = asked.resource AND p.permission = asked.permission
     )`.execute(db)

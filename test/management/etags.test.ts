@@ -307,6 +307,29 @@ onPostgres(() => {
     expect(tagOf(after)).toContain(`"${version + 2}.`)
   })
 
+  it('a permission that is just being removed is given to nobody: 400', async () => {
+    const id = `https://${targets.unique('resource')}.example`
+    await api.call(addressOf(id), { method: 'PUT', body: { permissions } })
+    const role = await targets.role()
+    const { client_id: client } = await targets.client()
+    const given = { permissions: [{ resource: id, permission: 'models:read' }] }
+    const gives: (readonly [string, CallOptions])[] = [
+      [`/v1/roles/${role}`, { method: 'PUT', body: given }],
+      [`/v1/clients/${client}`, { method: 'PATCH', body: given }],
+      ['/v1/clients', { method: 'POST', body: { type: 'machine', name: 'Late', ...given } }],
+    ]
+    for (const [path, options] of gives) {
+      const answer = await beside(
+        async (trx) => {
+          await sql`DELETE FROM permissions WHERE resource = ${id} AND permission = 'models:read'`.execute(trx)
+        },
+        () => api.call(path, options),
+      )
+      expect([path, answer.status, answer.body.error.code]).toEqual([path, 400, 'VALIDATION_ERROR'])
+      await api.call(addressOf(id), { method: 'PUT', body: { permissions } })
+    }
+  })
+
   it('a resource that is just deleted becomes nobody’s default: 400', async () => {
     const resource = await targets.resource()
     const { client_id: id } = await targets.client()
