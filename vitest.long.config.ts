@@ -9,6 +9,7 @@ export default defineConfig({
     reporters: ['default', './test/support/reporter.ts'],
     testTimeout: 600_000,
     hookTimeout: 120_000,
+    expect: { poll: { timeout: 15_000 } },
     // One file at a time: these measure what happens under load.
     maxWorkers: 1,
   },
