@@ -1,6 +1,6 @@
 /**
- * Whose rights reach how far. A person's rights are those of their roles together with those that everybody has; a
- * client's are what it is registered for. Nobody gives away more than they have, or takes over somebody who has more:
+ * Whose rights reach how far. A person's rights are those of their roles, with all that these include, together with those
+ * that everybody has; a client's are what it is registered for. Nobody gives away more than they have, or takes over somebody who has more:
  * but for administrators, and for an operator at the command line, who could as well write the database. And the last
  * administrator stays one.
  */
@@ -34,12 +34,20 @@ export interface EffectivePermission {
  */
 export async function effectivePermissions(db: Db, userId: string, resource?: string): Promise<EffectivePermission[]> {
   const { rows } = await sql<EffectivePermission>`
+    WITH held AS (SELECT role FROM user_roles WHERE user_id = ${userId} UNION ALL SELECT ${everyoneRole}::text)
     SELECT DISTINCT rp.resource, rp.permission
-    FROM users u JOIN role_permissions rp
-      ON rp.role = ${everyoneRole} OR rp.role IN (SELECT ur.role FROM user_roles ur WHERE ur.user_id = u.id)
-    WHERE u.id = ${userId} AND u.account_status = 'active'
+    FROM held JOIN role_reach rr ON rr.role = held.role JOIN role_permissions rp ON rp.role = rr.reached
+    WHERE EXISTS (SELECT 1 FROM users u WHERE u.id = ${userId} AND u.account_status = 'active')
       ${resource === undefined ? sql`` : sql`AND rp.resource = ${resource}`}
     ORDER BY rp.resource, rp.permission`.execute(db)
+  return rows
+}
+
+/** What these roles allow together, with all that they include, each permission once. */
+export async function permissionsOfRoles(db: Db, roles: readonly string[]): Promise<EffectivePermission[]> {
+  const { rows } = await sql<EffectivePermission>`
+    SELECT DISTINCT rp.resource, rp.permission FROM role_reach rr JOIN role_permissions rp ON rp.role = rr.reached
+    WHERE rr.role IN (SELECT jsonb_array_elements_text(${JSON.stringify(roles)}::jsonb))`.execute(db)
   return rows
 }
 
@@ -85,16 +93,11 @@ export async function requireOwnRights(
 }
 
 /**
- * Refuses to give a role, or to change what it allows, beyond the actor's own rights.
+ * Refuses to give a role, to include it, or to change what it allows, beyond the actor's own rights.
  * @throws Problem AUTHORIZATION_ERROR
  */
 export async function requireRightsOfRole(trx: Trx, actor: Actor, role: string): Promise<void> {
-  const permissions = await trx
-    .selectFrom('role_permissions')
-    .select(['resource', 'permission'])
-    .where('role', '=', role)
-    .execute()
-  await requireOwnRights(trx, actor, permissions)
+  await requireOwnRights(trx, actor, await permissionsOfRoles(trx, [role]))
 }
 
 /**
@@ -112,7 +115,8 @@ export async function requireRightsOver(
   if (actor.type === 'user' && actor.id === userId) return
   // Of somebody who is disabled the roles count all the same: they come back with the account.
   const { rows } = await sql<EffectivePermission>`
-    SELECT DISTINCT rp.resource, rp.permission FROM user_roles ur JOIN role_permissions rp ON rp.role = ur.role
+    SELECT DISTINCT rp.resource, rp.permission
+    FROM user_roles ur JOIN role_reach rr ON rr.role = ur.role JOIN role_permissions rp ON rp.role = rr.reached
     WHERE ur.user_id = ${userId} ${options.at === undefined ? sql`` : sql`AND rp.resource = ${options.at}`}`.execute(
     trx,
   )
@@ -169,12 +173,7 @@ export async function requireMayChangeClient(trx: Trx, actor: Actor, clientId: s
  * @throws Problem AUTHORIZATION_ERROR
  */
 export async function requireRightsOverEverybody(trx: Trx, actor: Actor): Promise<void> {
-  const permissions = await trx
-    .selectFrom('role_permissions')
-    .select(['resource', 'permission'])
-    .where('role', '=', administratorRole)
-    .execute()
-  if (await hasRights(trx, actor, permissions)) return
+  if (await hasRights(trx, actor, await permissionsOfRoles(trx, [administratorRole]))) return
   throw new Problem(
     'AUTHORIZATION_ERROR',
     'A first-party client acts for everybody without their being asked: somebody with the rights of an administrator has to do that.',

@@ -2,13 +2,14 @@
 import { sql, type SqlBool } from 'kysely'
 import { z } from 'zod'
 import type { CursorSigner } from '../http/cursor.ts'
-import { endpoint, holdersOf, holdersOrSelf, reply, type Endpoint } from '../http/endpoint.ts'
+import { endpoint, holdersOf, holdersOrSelf, reply, type Endpoint, type RefusedBody } from '../http/endpoint.ts'
 import { requireVersion } from '../http/etag.ts'
 import { filter, listOf } from '../http/list-query.ts'
 import { pageBody } from '../http/page-body.ts'
 import { readPage } from '../http/pagination.ts'
 import { textParameter } from '../http/query-parameters.ts'
 import { notFound } from '../problems.ts'
+import { findWrongInclusions, fittingInclusions } from './inclusions.ts'
 import {
   assignRole,
   createRoleSchema,
@@ -20,6 +21,7 @@ import {
   getRole,
   putRole,
   putRoleSchema,
+  selectRoles,
   setRolesOf,
   unassignRole,
   type Role,
@@ -34,6 +36,8 @@ const roleExample = {
   name: 'member',
   description: 'May work with models',
   permissions: [permissionExample],
+  includes: ['visitor'],
+  effective_permissions: [{ ...permissionExample, permission: 'catalogue:read' }, permissionExample],
   user_count: 12,
   created_at: '2026-01-15T10:30:00.000Z',
   updated_at: '2026-01-20T10:00:00.000Z',
@@ -49,8 +53,14 @@ const roleBody = z
   .object({
     name: z.string(),
     description: z.string(),
-    permissions: z.array(permission),
-    user_count: z.int().meta({ description: 'How many people have it' }),
+    permissions: z.array(permission).meta({ description: 'Its own' }),
+    includes: z.array(z.string()).meta({
+      description: 'The roles that it includes itself, sorted; not those that these include',
+    }),
+    effective_permissions: z.array(permission).meta({
+      description: 'Its own, and those of all the roles that it reaches by what it includes: each once, sorted',
+    }),
+    user_count: z.int().meta({ description: 'How many people it is assigned to' }),
     created_at: z.iso.datetime(),
     updated_at: z.iso.datetime(),
   })
@@ -61,6 +71,8 @@ function describeRole(role: Role): z.input<typeof roleBody> {
     name: role.name,
     description: role.description,
     permissions: [...role.permissions],
+    includes: [...role.includes],
+    effective_permissions: [...role.effective_permissions],
     user_count: role.users,
     created_at: role.created_at.toISOString(),
     updated_at: role.updated_at.toISOString(),
@@ -74,24 +86,50 @@ const roleList = listOf({
   tieBreak: { name: 'name', column: sql.ref('roles.name'), type: 'text' },
   filters: {
     resource: filter(
-      textParameter(512, { description: 'Only roles that allow something there', example: permissionExample.resource }),
-      (resource) =>
-        sql<SqlBool>`EXISTS (SELECT 1 FROM role_permissions p WHERE p.role = roles.name AND p.resource = ${resource})`,
+      textParameter(512, {
+        description: 'Only roles that allow something there, by themselves or by what they include',
+        example: permissionExample.resource,
+      }),
+      (resource) => sql<SqlBool>`EXISTS (
+        SELECT 1 FROM role_reach r JOIN role_permissions p ON p.role = r.reached
+        WHERE r.role = roles.name AND p.resource = ${resource})`,
     ),
   },
-  fields: ['name', 'description', 'permissions', 'user_count', 'created_at', 'updated_at'],
+  fields: [
+    'name',
+    'description',
+    'permissions',
+    'includes',
+    'effective_permissions',
+    'user_count',
+    'created_at',
+    'updated_at',
+  ],
 })
 
 const roleName = createRoleSchema.shape.name.meta({ description: 'The role', example: 'member' })
 const putBody = putRoleSchema.meta({
   id: 'PutRole',
-  description: 'All that the role allows: what is left out is lost by everyone who has it.',
-  example: { description: 'May work with models', permissions: [permissionExample] },
+  description:
+    'All that the role allows and includes: what is left out is lost by everyone who has it, or one that includes it.',
+  example: { description: 'May work with models', permissions: [permissionExample], includes: ['visitor'] },
 })
 const createBody = createRoleSchema.meta({
   id: 'CreateRole',
-  example: { name: 'member', description: 'May work with models', permissions: [permissionExample] },
+  example: {
+    name: 'member',
+    description: 'May work with models',
+    permissions: [permissionExample],
+    includes: ['visitor'],
+  },
 })
+/** What there is to find wrong with the body of a role only by looking at what there is. */
+async function alsoWrong({ body, db }: RefusedBody, name: unknown) {
+  return [
+    ...(await findUnknownPermissions(db, fittingPermissions(body['permissions']))),
+    ...(await findWrongInclusions(db, name, fittingInclusions(body['includes']))),
+  ]
+}
 const rolesOfUserBody = z
   .object({ user_id: z.string(), roles: z.array(z.string()) })
   .meta({ id: 'RolesOfUser', example: { user_id: 'usr_2Kx8mQ4vTz9LrN1cYp7WfA', roles: ['member'] } })
@@ -123,16 +161,7 @@ export function roleRoutes({ cursors }: RoleRoutesParts): readonly Endpoint[] {
       query: roleList.query,
       responses: { 200: pageBody('roles', roleBody, 'name', '/v1/roles') },
       async handle({ db, query, path }) {
-        const base = db
-          .selectFrom('roles')
-          .selectAll()
-          .select(sql<number>`(SELECT count(*)::int FROM user_roles u WHERE u.role = roles.name)`.as('users'))
-          .select(
-            sql<Role['permissions']>`coalesce((
-              SELECT jsonb_agg(jsonb_build_object('resource', p.resource, 'permission', p.permission) ORDER BY p.resource, p.permission)
-              FROM role_permissions p WHERE p.role = roles.name), '[]')`.as('permissions'),
-          )
-        const { items, pagination } = await readPage(db, roleList, base, query, { signer: cursors, path })
+        const { items, pagination } = await readPage(db, roleList, selectRoles(db), query, { signer: cursors, path })
         return reply(200, {
           roles: items.map((role) => roleList.pickFields(describeRole(role), query.fields)),
           pagination,
@@ -144,10 +173,11 @@ export function roleRoutes({ cursors }: RoleRoutesParts): readonly Endpoint[] {
       path: '/v1/roles',
       name: 'createRole',
       summary: 'Create a role',
+      description: 'Nobody gives away more than they have, also by including a role.',
       tag,
       access: write,
       body: createBody,
-      alsoWrong: ({ body, db }) => findUnknownPermissions(db, fittingPermissions(body['permissions'])),
+      alsoWrong: (refused) => alsoWrong(refused, refused.body['name']),
       responses: { 201: roleBody },
       problems: ['CONFLICT'],
       async handle({ body, write }) {
@@ -180,12 +210,13 @@ export function roleRoutes({ cursors }: RoleRoutesParts): readonly Endpoint[] {
       path: '/v1/roles/{name}',
       name: 'putRole',
       summary: 'Make a role, or make it so',
-      description: '`If-None-Match: *` creates only. Nobody gives away more than they have.',
+      description:
+        '`If-None-Match: *` creates only. Nobody gives away more than they have, also by including a role. Roles that would include each other in a circle are refused (409).',
       tag,
       access: write,
       params,
       body: putBody,
-      alsoWrong: ({ body, db }) => findUnknownPermissions(db, fittingPermissions(body['permissions'])),
+      alsoWrong: (refused) => alsoWrong(refused, refused.params['name']),
       isVersioned: true,
       responses: { 200: roleBody, 201: roleBody },
       problems: ['CONFLICT'],
@@ -204,7 +235,7 @@ export function roleRoutes({ cursors }: RoleRoutesParts): readonly Endpoint[] {
       method: 'DELETE',
       path: '/v1/roles/{name}',
       name: 'deleteRole',
-      summary: 'Remove a role from everyone who has it',
+      summary: 'Remove a role from everyone who has it, and from the roles that include it',
       tag,
       access: write,
       params,
@@ -223,6 +254,7 @@ export function roleRoutes({ cursors }: RoleRoutesParts): readonly Endpoint[] {
       path: '/v1/users/{user_id}/roles',
       name: 'listRolesOfUser',
       summary: 'The roles of a person',
+      description: 'Those that are assigned to them. Access tokens speak also of the roles that these include.',
       tag,
       access: holdersOrSelf('roles:read', 'self:read', 'user_id'),
       params: userParams,

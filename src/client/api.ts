@@ -81,7 +81,10 @@ export interface paths {
         /** Roles, in pages */
         get: operations["listRoles"];
         put?: never;
-        /** Create a role */
+        /**
+         * Create a role
+         * @description Nobody gives away more than they have, also by including a role.
+         */
         post: operations["createRole"];
         delete?: never;
         options?: never;
@@ -100,11 +103,11 @@ export interface paths {
         get: operations["getRole"];
         /**
          * Make a role, or make it so
-         * @description `If-None-Match: *` creates only. Nobody gives away more than they have.
+         * @description `If-None-Match: *` creates only. Nobody gives away more than they have, also by including a role. Roles that would include each other in a circle are refused (409).
          */
         put: operations["putRole"];
         post?: never;
-        /** Remove a role from everyone who has it */
+        /** Remove a role from everyone who has it, and from the roles that include it */
         delete: operations["deleteRole"];
         options?: never;
         head?: never;
@@ -118,7 +121,10 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** The roles of a person */
+        /**
+         * The roles of a person
+         * @description Those that are assigned to them. Access tokens speak also of the roles that these include.
+         */
         get: operations["listRolesOfUser"];
         /**
          * Give a person exactly these roles
@@ -774,8 +780,10 @@ export interface components {
                 resource: string;
                 permission: string;
             }[];
+            /** @default [] */
+            includes?: string[];
         };
-        /** @description All that the role allows: what is left out is lost by everyone who has it. */
+        /** @description All that the role allows and includes: what is left out is lost by everyone who has it, or one that includes it. */
         PutRole: {
             /** @default  */
             description?: string;
@@ -784,6 +792,8 @@ export interface components {
                 resource: string;
                 permission: string;
             }[];
+            /** @default [] */
+            includes?: string[];
         };
         SetRolesOfUser: {
             roles: string[];
@@ -1051,11 +1061,19 @@ export interface components {
         SomeRole: {
             name: string;
             description?: string;
+            /** @description Its own */
             permissions?: {
                 resource: string;
                 permission: string;
             }[];
-            /** @description How many people have it */
+            /** @description The roles that it includes itself, sorted; not those that these include */
+            includes?: string[];
+            /** @description Its own, and those of all the roles that it reaches by what it includes: each once, sorted */
+            effective_permissions?: {
+                resource: string;
+                permission: string;
+            }[];
+            /** @description How many people it is assigned to */
             user_count?: number;
             /** Format: date-time */
             created_at?: string;
@@ -1065,11 +1083,19 @@ export interface components {
         Role: {
             name: string;
             description: string;
+            /** @description Its own */
             permissions: {
                 resource: string;
                 permission: string;
             }[];
-            /** @description How many people have it */
+            /** @description The roles that it includes itself, sorted; not those that these include */
+            includes: string[];
+            /** @description Its own, and those of all the roles that it reaches by what it includes: each once, sorted */
+            effective_permissions: {
+                resource: string;
+                permission: string;
+            }[];
+            /** @description How many people it is assigned to */
             user_count: number;
             /** Format: date-time */
             created_at: string;
@@ -1973,7 +1999,7 @@ export interface operations {
                 email?: string;
                 /** @description Only verified addresses, or only others */
                 email_verified?: boolean;
-                /** @description Only people with this role */
+                /** @description Only people to whom this role is assigned */
                 role?: string;
                 /** @description Only people who were created at this moment or later */
                 created_after?: string;
@@ -2349,7 +2375,7 @@ export interface operations {
                 sort?: string;
                 /** @description Which members the items shall have, separated by commas; `name` is always there */
                 fields?: string;
-                /** @description Only roles that allow something there */
+                /** @description Only roles that allow something there, by themselves or by what they include */
                 resource?: string;
             };
             header?: {

@@ -20,6 +20,8 @@ export interface Tables {
   permissions: PermissionsTable
   roles: RolesTable
   role_permissions: RolePermissionsTable
+  role_inclusions: RoleInclusionsTable
+  role_reach: RoleReachTable
   user_roles: UserRolesTable
   sign_in_throttle: SignInThrottleTable
   known_devices: KnownDevicesTable
@@ -94,6 +96,16 @@ export interface RolePermissionsTable {
   role: string
   resource: string
   permission: string
+}
+
+export interface RoleInclusionsTable {
+  role: string
+  included: string
+}
+
+export interface RoleReachTable {
+  role: string
+  reached: string
 }
 
 export interface UserRolesTable {

@@ -133,7 +133,8 @@ async function create(
     await createRole(trx, systemActor, {
       name: 'models-admin',
       description: 'May do everything with models',
-      permissions: modelPermissions.map(({ permission }) => atDemo(permission)),
+      permissions: [atDemo('models:delete')],
+      includes: ['member'],
     })
     const ids = await createPeople(trx, config, { user, admin, userHash, adminHash })
     const secrets = await createClients(trx, config.issuer)

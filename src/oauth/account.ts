@@ -10,6 +10,7 @@ import type { UsersTable } from '../database/tables.ts'
 
 export interface UserAccount extends Account {
   readonly user: Selectable<UsersTable>
+  /** theirs, and all that these include: a service that asks for one need not know which include it */
   readonly roles: readonly string[]
   /** resource → what this person's roles allow there */
   readonly permissions: ReadonlyMap<string, ReadonlySet<string>>
@@ -24,11 +25,10 @@ export async function findUserAccount(db: Db, userId: string): Promise<UserAccou
     .where('account_status', '=', 'active')
     .executeTakeFirst()
   if (user === undefined) return undefined
-  const { rows } = await sql<{ role: string | null; resource: string | null; permission: string | null }>`
-    SELECT ur.role, rp.resource, rp.permission
-    FROM user_roles ur LEFT JOIN role_permissions rp ON rp.role = ur.role
-    WHERE ur.user_id = ${userId}
-    UNION ALL SELECT NULL, resource, permission FROM role_permissions WHERE role = ${everyoneRole}
+  const { rows } = await sql<{ role: string; resource: string | null; permission: string | null }>`
+    WITH held AS (SELECT role FROM user_roles WHERE user_id = ${userId} UNION ALL SELECT ${everyoneRole}::text)
+    SELECT rr.reached AS role, rp.resource, rp.permission
+    FROM held JOIN role_reach rr ON rr.role = held.role LEFT JOIN role_permissions rp ON rp.role = rr.reached
     ORDER BY 1`.execute(db)
   const permissions = new Map<string, Set<string>>()
   for (const { resource, permission } of rows) {
@@ -39,7 +39,7 @@ export async function findUserAccount(db: Db, userId: string): Promise<UserAccou
     accountId: user.id,
     user,
     // Of the role that everybody has, nobody need be told.
-    roles: [...new Set(rows.flatMap(({ role }) => (role === null ? [] : [role])))],
+    roles: [...new Set(rows.map(({ role }) => role))].filter((role) => role !== everyoneRole),
     permissions,
     claims: () => standardClaims(user),
   }

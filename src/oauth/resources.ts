@@ -6,7 +6,7 @@
 import { isDeepStrictEqual } from 'node:util'
 import { sql, type Selectable } from 'kysely'
 import { z } from 'zod'
-import { lockRolesThatAllow, permissionSchema, touchRoles, type Permission } from '../access/roles.ts'
+import { lockRolesThatAllow, permissionSchema, touchRolesThatReach, type Permission } from '../access/roles.ts'
 import { writeAudit, type Actor } from '../audit/audit.ts'
 import type { Db, Trx } from '../database/database.ts'
 import type { ResourcesTable } from '../database/tables.ts'
@@ -299,7 +299,7 @@ async function removePermissions(trx: Trx, actor: Actor, resource: string, remov
   // Takes them from roles and clients, by their foreign keys; only then from the families (grants.ts says why).
   await trx.deleteFrom('permissions').where('resource', '=', resource).where('permission', 'in', removed).execute()
   const clientIds = clients.map(({ id }) => id)
-  await touchRoles(
+  await touchRolesThatReach(
     trx,
     roles.map(({ id }) => id),
   )

@@ -123,7 +123,7 @@ const userList = listOf({
       (isVerified) => sql<SqlBool>`users.email_verified = ${isVerified}`,
     ),
     role: filter(
-      textParameter(64, { description: 'Only people with this role', example: 'administrator' }),
+      textParameter(64, { description: 'Only people to whom this role is assigned', example: 'administrator' }),
       (role) => sql<SqlBool>`EXISTS (SELECT 1 FROM user_roles r WHERE r.user_id = users.id AND r.role = ${role})`,
     ),
     created_after: filter(

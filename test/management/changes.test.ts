@@ -398,8 +398,8 @@ eachDatabase((_open, engine) => {
       const role = await change('PUT', '/v1/roles/put', { description: 'Another' })
       expect(role.actions).toEqual(['role.updated put'])
       expect(role.events[0]?.details).toEqual({
-        before: { description: '', permissions },
-        after: { description: 'Another', permissions: [] },
+        before: { description: '', permissions, includes: [] },
+        after: { description: 'Another', permissions: [], includes: [] },
         users: 0,
       })
       expect((await change('DELETE', '/v1/roles/put')).actions).toEqual(['role.deleted put'])

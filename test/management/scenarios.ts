@@ -73,12 +73,16 @@ export const scenarios: Readonly<Record<string, Scenarios>> = {
   setPassword: { 204: bodyOf(() => ({ password: 'quite another phrase' })) },
   listRoles: { 200: () => ({ query: 'sort=-name' }) },
   createRole: {
-    201: bodyOf(({ unique }) => ({ name: unique('role'), description: 'New' })),
+    201: async ({ targets }) => ({
+      body: { name: targets.unique('role'), description: 'New', includes: [await targets.role()] },
+    }),
     409: bodyOf(() => ({ name: 'administrator' })),
   },
   getRole: { 200: () => ({ parameters: { name: 'administrator' } }) },
   putRole: {
-    200: bodyOf(({ unique }) => ({ description: unique('changed') })),
+    200: async ({ targets }) => ({
+      body: { description: targets.unique('changed'), includes: [await targets.role()] },
+    }),
     201: ({ targets }) => ({ parameters: { name: targets.unique('role') }, body: {} }),
     409: () => ({ parameters: { name: 'administrator' }, body: { permissions: [] } }),
   },

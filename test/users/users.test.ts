@@ -341,6 +341,10 @@ eachDatabase((open) => {
       .values([{ name: 'reader' }, { name: 'writer' }, { name: 'stranger' }])
       .execute()
     await db
+      .insertInto('role_reach')
+      .values(['reader', 'writer', 'stranger'].map((role) => ({ role, reached: role })))
+      .execute()
+    await db
       .insertInto('role_permissions')
       .values([
         { role: 'reader', ...readA },

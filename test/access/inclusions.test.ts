@@ -1,0 +1,188 @@
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { sql } from 'kysely'
+import { describe, expect, it } from 'vitest'
+import {
+  assignRole,
+  createRole,
+  deleteRole,
+  excludeRole,
+  getRole,
+  grantPermission,
+  includeRole,
+  putRole,
+  revokePermission,
+} from '../../src/access/roles.ts'
+import type { Actor } from '../../src/audit/audit.ts'
+import type { Database, Trx } from '../../src/database/database.ts'
+import { findUserAccount } from '../../src/oauth/account.ts'
+import { createResource, updateResource } from '../../src/oauth/resources.ts'
+import { emptiedEachTime, eachDatabase } from '../support/databases.ts'
+
+const operator: Actor = { type: 'operator', id: 'test' }
+const api = 'https://api.example.com'
+const read = { resource: api, permission: 'models:read' }
+const write = { resource: api, permission: 'models:write' }
+
+const inTransaction = <T>({ db }: Database, work: (trx: Trx) => Promise<T>) => db.transaction().execute(work)
+
+/** Two people, nobody with a role; and `viewer`, who may read. */
+async function makeWorld(database: Database): Promise<void> {
+  await inTransaction(database, async (trx) => {
+    await createResource(trx, operator, {
+      id: api,
+      permissions: [read, write].map(({ permission }) => ({ permission })),
+    })
+    await createRole(trx, operator, { name: 'viewer', permissions: [read] })
+    for (const id of ['usr_1', 'usr_2']) {
+      await trx.insertInto('users').values({ id, email: id, email_normalized: id }).execute()
+    }
+  })
+}
+
+const versionOf = async ({ db }: Database, id: string) =>
+  (await db.selectFrom('users').select('token_version').where('id', '=', id).executeTakeFirstOrThrow()).token_version
+const allowed = ({ permissions }: { readonly permissions: ReadonlyMap<string, ReadonlySet<string>> }) => [
+  ...(permissions.get(api) ?? []),
+]
+
+/** What roles reach, as it stands and as it would be found by walking. */
+async function reachOf({ db }: Database) {
+  const kept = await sql<{ pair: string }>`SELECT role || ' > ' || reached AS pair FROM role_reach`.execute(db)
+  const walked = await sql<{ pair: string }>`
+    WITH RECURSIVE reach (role, reached) AS (
+      SELECT name, name FROM roles
+      UNION SELECT reach.role, i.included FROM reach JOIN role_inclusions i ON i.role = reach.reached
+    ) SELECT role || ' > ' || reached AS pair FROM reach`.execute(db)
+  const sorted = (rows: readonly { pair: string }[]) => rows.map(({ pair }) => pair).sort()
+  return { kept: sorted(kept.rows), walked: sorted(walked.rows) }
+}
+
+/** The same numbers in every run (mulberry32). */
+function randomFrom(seed: number): (below: number) => number {
+  let state = seed
+  return (below) => {
+    state = (state + 0x6d2b79f5) | 0
+    let t = Math.imul(state ^ (state >>> 15), 1 | state)
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t
+    return ((t ^ (t >>> 14)) >>> 0) % below
+  }
+}
+
+eachDatabase((openNew) => {
+  const open = emptiedEachTime(openNew)
+  describe('what roles include', () => {
+    it('is what one would find by walking, after any changes, and holds no circle', async () => {
+      const database = await open()
+      const random = randomFrom(17)
+      const names = Array.from({ length: 8 }, (_, i) => `role-${i}`)
+      const any = () => names[random(names.length)] ?? ''
+      const counts = { done: 0, refused: 0 }
+      for (let step = 0; step < 120; step += 1) {
+        const name = any()
+        const includes = Array.from({ length: random(4) }, any).filter((one) => one !== name)
+        const change = [
+          (trx: Trx) => putRole(trx, operator, { name, includes }),
+          (trx: Trx) => putRole(trx, operator, { name, includes }),
+          (trx: Trx) => includeRole(trx, operator, { role: name, included: any() }),
+          (trx: Trx) => excludeRole(trx, operator, { role: name, included: any() }),
+          (trx: Trx) => (step % 3 === 0 ? deleteRole(trx, operator, { name }) : putRole(trx, operator, { name })),
+        ][random(5)]
+        try {
+          await inTransaction(database, async (trx) => change?.(trx))
+          counts.done += 1
+        } catch (error) {
+          expect(error).toMatchObject({
+            code: expect.stringMatching(/^(CONFLICT|VALIDATION_ERROR|RESOURCE_NOT_FOUND)$/),
+          })
+          counts.refused += 1
+        }
+        const { kept, walked } = await reachOf(database)
+        expect({ step, kept }).toEqual({ step, kept: walked })
+        const { rows: circles } = await sql`
+          SELECT 1 FROM role_reach there JOIN role_reach back ON back.role = there.reached AND back.reached = there.role
+          WHERE there.role <> there.reached`.execute(database.db)
+        expect(circles).toEqual([])
+      }
+      expect(counts.done).toBeGreaterThan(40)
+      expect(counts.refused).toBeGreaterThan(10)
+    })
+
+    it('is nothing for the roles of before there were any: each reaches itself, and goes on allowing what it did', async () => {
+      const database = await open()
+      await makeWorld(database)
+      await inTransaction(database, (trx) => assignRole(trx, operator, { user_id: 'usr_1', role: 'viewer' }))
+      const migration = readFileSync(join(import.meta.dirname, '../../migrations/0011-role-inclusions.sql'), 'utf8')
+      await inTransaction(database, async (trx) => {
+        await sql`DROP TABLE role_inclusions, role_reach`.execute(trx)
+        for (const statement of migration.split(/;\s*\n/)) {
+          if (statement.replaceAll(/^--.*$/gm, '').trim() !== '') await sql.raw(statement).execute(trx)
+        }
+      })
+      expect(await getRole(database.db, 'viewer')).toMatchObject({ includes: [], effective_permissions: [read] })
+      const account = await findUserAccount(database.db, 'usr_1')
+      expect(account?.roles).toEqual(['viewer'])
+      expect(account && allowed(account)).toEqual(['models:read'])
+    })
+
+    it('everybody has, and loses, of what the role of everybody includes', async () => {
+      const database = await open()
+      await makeWorld(database)
+      await inTransaction(database, async (trx) => {
+        await createRole(trx, operator, { name: 'everyone' })
+        expect(await includeRole(trx, operator, { role: 'everyone', included: 'viewer' })).toBe(true)
+        expect(await includeRole(trx, operator, { role: 'everyone', included: 'viewer' })).toBe(false)
+      })
+      const account = await findUserAccount(database.db, 'usr_1')
+      // By its name too, which the role of everybody is not told by.
+      expect(account?.roles).toEqual(['viewer'])
+      expect(account && allowed(account)).toEqual(['models:read'])
+      await inTransaction(database, (trx) => revokePermission(trx, operator, { role: 'viewer', ...read }))
+      expect([await versionOf(database, 'usr_1'), await versionOf(database, 'usr_2')]).toEqual([2, 2])
+      await inTransaction(database, (trx) => excludeRole(trx, operator, { role: 'everyone', included: 'viewer' }))
+      expect([await versionOf(database, 'usr_1'), await versionOf(database, 'usr_2')]).toEqual([3, 3])
+    })
+
+    it('ends the tokens of all who lose by a change, and says so in the record', async () => {
+      const database = await open()
+      await makeWorld(database)
+      await inTransaction(database, async (trx) => {
+        await createRole(trx, operator, { name: 'editor', includes: ['viewer'] })
+        await assignRole(trx, operator, { user_id: 'usr_1', role: 'editor' })
+        await grantPermission(trx, operator, { role: 'viewer', ...write })
+      })
+      expect(await getRole(database.db, 'editor')).toMatchObject({ effective_permissions: [read, write] })
+      const exclude = () =>
+        inTransaction(database, (trx) => excludeRole(trx, operator, { role: 'editor', included: 'viewer' }))
+      expect(await exclude()).toBe(true)
+      expect(await exclude()).toBe(false)
+      expect([await versionOf(database, 'usr_1'), await versionOf(database, 'usr_2')]).toEqual([2, 1])
+      const revoked = await database.db.selectFrom('revocations').select(['kind', 'subject', 'token_version']).execute()
+      expect(revoked).toEqual([{ kind: 'user', subject: 'usr_1', token_version: 2 }])
+      const [last] = await database.db
+        .selectFrom('audit_events')
+        .select(['action', 'target_id', 'details'])
+        .orderBy('id', 'desc')
+        .limit(1)
+        .execute()
+      expect(last).toEqual({
+        action: 'role.role-excluded',
+        target_id: 'editor',
+        details: { included: 'viewer', before: { includes: ['viewer'] }, after: { includes: [] }, users: 1 },
+      })
+    })
+
+    it('loses with an API’s permission what that allowed, in every role that reaches it', async () => {
+      const database = await open()
+      await makeWorld(database)
+      await inTransaction(database, async (trx) => {
+        await createRole(trx, operator, { name: 'editor', permissions: [write], includes: ['viewer'] })
+        await assignRole(trx, operator, { user_id: 'usr_1', role: 'editor' })
+        await updateResource(trx, operator, { id: api, permissions: [{ permission: 'models:write' }] })
+      })
+      expect(await getRole(database.db, 'editor')).toMatchObject({ effective_permissions: [write] })
+      const account = await findUserAccount(database.db, 'usr_1')
+      expect(account && allowed(account)).toEqual(['models:write'])
+    })
+  })
+})
