@@ -4,9 +4,11 @@ import {
   assignRole,
   createRole,
   deleteRole,
+  excludeRole,
   findRolesOf,
   getRole,
   grantPermission,
+  includeRole,
   listRoles,
   revokePermission,
   unassignRole,
@@ -22,6 +24,13 @@ import {
 } from './command.ts'
 import { findUserByName } from './users.ts'
 
+interface CreateOptions {
+  readonly description: string
+  readonly permission: string[]
+  readonly include: string[]
+  readonly json?: true
+}
+
 export function addRoles(program: Command, { io, actor, withDatabase }: CommandContext): void {
   const roles = program.command('roles').description('what people may do, by role')
 
@@ -31,21 +40,21 @@ export function addRoles(program: Command, { io, actor, withDatabase }: CommandC
     .argument('<role>')
     .option('--description <words>', 'what it is for', '')
     .option('--permission <type:action@resource>', 'what it allows; may be repeated', repeated, [])
+    .option('--include <role>', 'a role whose permissions it allows too; may be repeated', repeated, [])
     .option('--json', 'print JSON')
-    .action(async (name: string, options: { description: string; permission: string[]; json?: true }) => {
+    .action(async (name: string, options: CreateOptions) => {
       const permissions = options.permission.map(parsePermission)
+      const { description, include: includes } = options
       const role = await withDatabase(({ db }) =>
-        db
-          .transaction()
-          .execute((trx) => createRole(trx, actor, { name, description: options.description, permissions })),
+        db.transaction().execute((trx) => createRole(trx, actor, { name, description, permissions, includes })),
       )
       if (options.json) printJson(io, role)
-      else io.out(`The role ${role.name} is made, with ${role.permissions.length} permissions.`)
+      else io.out(`The role ${role.name} is made, with ${role.effective_permissions.length} permissions.`)
     })
 
   roles
     .command('list')
-    .description('list the roles, what they allow, and how many people have them')
+    .description('list the roles, what they allow and include, and how many people they are assigned to')
     .option('--json', 'print JSON')
     .action(async ({ json }: { json?: true }) => {
       const found = await withDatabase(({ db }) => listRoles(db))
@@ -53,10 +62,11 @@ export function addRoles(program: Command, { io, actor, withDatabase }: CommandC
       else
         printTable(
           io,
-          ['role', 'users', 'permissions'],
-          found.map(({ name, users, permissions }) => [
+          ['role', 'users', 'includes', 'permissions'],
+          found.map(({ name, users, includes, permissions }) => [
             name,
             String(users),
+            includes.join(' '),
             permissions.map(writePermission).join(' '),
           ]),
         )
@@ -104,6 +114,44 @@ export function addRoles(program: Command, { io, actor, withDatabase }: CommandC
         for (const permission of unchanged) io.err(`${role} ${none}: ${permission}`)
         if (json) printJson(io, after)
         else io.out(`${role} allows: ${after.permissions.map(writePermission).join(' ') || 'nothing'}`)
+      })
+  }
+
+  const inclusions = [
+    {
+      verb: 'include',
+      change: includeRole,
+      about: 'let a role do all that others may do, now and later',
+      none: 'included that already',
+    },
+    {
+      verb: 'exclude',
+      change: excludeRole,
+      about: 'take that back; the tokens of everyone who loses by it end',
+      none: 'did not include that',
+    },
+  ] as const
+  for (const { verb, change, about, none } of inclusions) {
+    roles
+      .command(verb)
+      .description(about)
+      .argument('<role>')
+      .argument('<included...>')
+      .option('--json', 'print JSON')
+      .action(async (role: string, names: string[], { json }: { json?: true }) => {
+        const { unchanged, after } = await withDatabase(({ db }) =>
+          db.transaction().execute(async (trx) => {
+            const unchanged: string[] = []
+            for (const included of names) {
+              const isChanged = await change(trx, actor, { role, included })
+              if (!isChanged) unchanged.push(included)
+            }
+            return { unchanged, after: await getRole(trx, role) }
+          }),
+        )
+        for (const name of unchanged) io.err(`${role} ${none}: ${name}`)
+        if (json) printJson(io, after)
+        else io.out(`${role} includes: ${after.includes.join(' ') || 'nothing'}`)
       })
   }
 

@@ -342,6 +342,45 @@ eachDatabase((openNew) => {
       expect(await json(database, ['resources', 'list'])).toEqual([])
     })
 
+    it('include roles in others and take that back, and refuse what no role may include', async () => {
+      const database = await open()
+      await json(database, ['resources', 'create', api, '--permission', 'models:read=Read models'])
+      await json(database, ['roles', 'create', 'viewer', '--permission', `models:read@${api}`])
+      const made = await latchkey(database, ['roles', 'create', 'editor', '--include', 'viewer', '--include', 'viewer'])
+      expect(made).toMatchObject({ exitCode: 0, out: 'The role editor is made, with 1 permissions.' })
+      const failing: [string[], RegExp][] = [
+        [words`roles create owner --include nobody`, /^error: includes\[0\]: There is no role nobody/],
+        [words`roles include viewer viewer`, /^error: included: A role does not include itself/],
+        [words`roles include editor administrator`, /^error: included: cannot be included: who is an administrator/],
+        [words`roles include viewer editor`, /^error: Roles cannot [^]*: viewer → editor → viewer\./],
+        [words`roles include nobody viewer`, /^error: Role 'nobody' not found$/],
+      ]
+      for (const [args, message] of failing) {
+        const ran = await latchkey(database, args)
+        expect({ args, ...ran }).toEqual({ args, exitCode: 1, out: '', err: expect.stringMatching(message) })
+      }
+
+      await json(database, ['roles', 'create', 'owner'])
+      expect(await json(database, ['roles', 'include', 'owner', 'editor', 'viewer'])).toMatchObject({
+        includes: ['editor', 'viewer'],
+        permissions: [],
+        effective_permissions: [{ resource: api, permission: 'models:read' }],
+      })
+      expect((await latchkey(database, ['roles', 'list'])).out).toMatch(/owner +0 +editor viewer/)
+      expect(await latchkey(database, ['roles', 'exclude', 'owner', 'viewer'])).toMatchObject({
+        exitCode: 0,
+        out: 'owner includes: editor',
+      })
+      expect(await latchkey(database, ['roles', 'exclude', 'owner', 'viewer'])).toMatchObject({
+        err: 'owner did not include that: viewer',
+      })
+      await latchkey(database, ['users', 'create', 'a@example.com', '--role', 'owner'])
+      expect(await json(database, ['users', 'roles', 'a@example.com'])).toMatchObject({
+        roles: ['owner'],
+        permissions: [{ permission: 'models:read' }],
+      })
+    })
+
     it('print nothing but a list’s rows, and nothing for none', async () => {
       const database = await open()
       for (const noun of ['users', 'clients', 'resources', 'roles']) {
