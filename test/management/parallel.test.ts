@@ -1,4 +1,5 @@
 /** What many callers do at once, in two processes on one PostgreSQL: the test's own, and a server as it is started. */
+import { sql } from 'kysely'
 import { beforeAll, expect, it } from 'vitest'
 import { liftPlans, onPostgres } from '../support/databases.ts'
 import { openManagement, type Called, type CallOptions, type Management } from '../support/management.ts'
@@ -216,6 +217,77 @@ onPostgres(() => {
       ])
       for (const { status } of answers) expect([204, 404]).toContain(status)
       expect((await api.call(`/v1/users/${api.user.id}/roles`)).body['roles']).toEqual([])
+    }
+  })
+
+  it('of two roles that are to include each other at the same moment one does: never a circle', async () => {
+    const include = (at: number, name: string, includes: string[]) =>
+      call(at, `/v1/roles/${name}`, { method: 'PUT', body: { includes } })
+    for (let round = 0; round < 20; round += 1) {
+      for (const name of ['left', 'right']) await include(0, name, [])
+      const answers = await Promise.all([include(round, 'left', ['right']), include(round + 1, 'right', ['left'])])
+      expect(answers.map(({ status }) => status).sort()).toEqual([200, 409])
+      const included = [await api.call('/v1/roles/left'), await api.call('/v1/roles/right')]
+      expect(included.flatMap(({ body }) => body['includes'])).toHaveLength(1)
+    }
+  })
+
+  it('roles that change in every way beside each other neither wait for ever nor close a circle, and nobody keeps what is gone', async () => {
+    const names = ['ring-0', 'ring-1', 'ring-2', 'ring-3']
+    const permissions = [{ resource: `${api.provider.issuer}/v1`, permission: 'users:read' }]
+    const path = `/v1/users/${api.user.id}/roles`
+    const put = (at: number, name: string, body: object) => call(at, `/v1/roles/${name}`, { method: 'PUT', body })
+    for (let round = 0; round < 6; round += 1) {
+      for (const name of names) await put(0, name, {})
+      const changes = names.flatMap((name, i) => {
+        const next = names[(i + 1) % names.length] ?? ''
+        const last = names[(i + 3) % names.length] ?? ''
+        return [
+          () => put(i, name, { includes: [next] }),
+          () => put(i + 1, name, { permissions, includes: [last] }),
+          () => call(i, `${path}/${name}`, { method: 'PUT' }),
+          () => call(i + 1, `${path}/${name}`, { method: 'DELETE' }),
+        ]
+      })
+      // One that many reach goes meanwhile.
+      changes.push(() => call(round, `/v1/roles/${names[round % names.length] ?? ''}`, { method: 'DELETE' }))
+      const answers = await Promise.all(changes.map((change) => change()))
+      // 400: of what was just deleted, that it is not there.
+      for (const { status, text } of answers) {
+        expect([text, [200, 201, 204, 400, 404, 409].includes(status)]).toEqual([text, true])
+      }
+      const { db } = api.provider.database
+      const { rows } = await sql`
+        SELECT 1 FROM role_reach there JOIN role_reach back ON back.role = there.reached AND back.reached = there.role
+        WHERE there.role <> there.reached`.execute(db)
+      expect(rows).toEqual([])
+      const { rows: differing } = await sql`
+        WITH RECURSIVE walked (role, reached) AS (
+          SELECT name, name FROM roles
+          UNION SELECT walked.role, i.included FROM walked JOIN role_inclusions i ON i.role = walked.reached
+        ), kept AS (SELECT role, reached FROM role_reach)
+        (TABLE walked EXCEPT TABLE kept) UNION ALL (TABLE kept EXCEPT TABLE walked)`.execute(db)
+      expect(differing).toEqual([])
+      for (const name of names) await call(0, `${path}/${name}`, { method: 'DELETE' })
+    }
+  })
+
+  it('a permission that is lost while a role comes to include it: whoever has that role has no token that speaks of it', async () => {
+    const permissions = [{ resource: `${api.provider.issuer}/v1`, permission: 'keys:read' }]
+    const put = (at: number, name: string, body: object) => call(at, `/v1/roles/${name}`, { method: 'PUT', body })
+    await put(0, 'taken', { permissions })
+    await put(0, 'taking', {})
+    const { token: _token, ...person } = await api.newPerson('takes', ['taking'])
+    for (let round = 0; round < 6; round += 1) {
+      await put(0, 'taken', { permissions })
+      await put(0, 'taking', {})
+      const [included, lost, token] = await Promise.all([
+        put(round, 'taking', { includes: ['taken'] }),
+        put(round + 1, 'taken', {}),
+        api.signIn(person),
+      ])
+      expect([included.status, lost.status]).toEqual([200, 200])
+      expect([401, 403]).toContain((await api.call('/v1/keys', { token })).status)
     }
   })
 })

@@ -4,7 +4,7 @@
  */
 import { decodeProtectedHeader } from 'jose'
 import { pino } from 'pino'
-import { deleteRole, revokePermission, unassignRole } from '../../../src/access/roles.ts'
+import { deleteRole, excludeRole, revokePermission, unassignRole } from '../../../src/access/roles.ts'
 import type { Actor } from '../../../src/audit/audit.ts'
 import { isDatabaseUnavailable, type Trx } from '../../../src/database/database.ts'
 import { revokeApiKey } from '../../../src/metering/api-keys.ts'
@@ -39,7 +39,7 @@ import type { PasswordHash } from '../../../src/users/password.ts'
 import type { TestProvider } from '../../support/provider.ts'
 import { exchange, refresh, registerClient } from '../../support/relying-party.ts'
 import { findForms, postForm, type Page, type TokenAnswer, type UserAgent } from '../../support/user-agent.ts'
-import { grantTypes, kept, lost, managementPermission, type World } from './world.ts'
+import { grantTypes, includedIn, kept, lost, managementPermission, type World } from './world.ts'
 
 /** Makes ready, and returns what does it: true when it was done, false when the database was not able to. */
 export type Trigger = (provider: TestProvider, world: World) => Promise<() => Promise<boolean>>
@@ -125,6 +125,17 @@ export const triggers: ReadonlyMap<string, Trigger> = new Map<string, Trigger>([
     'permission taken from the role',
     change((trx, { role, resource }) => revokePermission(trx, actor, { role, resource, permission: lost })),
   ],
+  [
+    'permission taken from a role that the role includes',
+    change((trx, { role, resource }) =>
+      revokePermission(trx, actor, { role: includedIn(role), resource, permission: lost }),
+    ),
+  ],
+  [
+    'included role taken out of the role',
+    change((trx, { role }) => excludeRole(trx, actor, { role, included: includedIn(role) })),
+  ],
+  ['included role deleted', change((trx, { role }) => deleteRole(trx, actor, { name: includedIn(role) }))],
   [
     'permission taken from the client',
     change((trx, { client, resource }, { issuer }) =>

@@ -27,6 +27,9 @@ import {
 } from '../../support/relying-party.ts'
 import { findForms, postForm, UserAgent, type TokenAnswer } from '../../support/user-agent.ts'
 
+/** The role that the role of this name includes. */
+export const includedIn = (role: string) => `included-in-${role}`
+
 export interface World {
   readonly person: { readonly id: string; readonly email: string; readonly password: string }
   readonly role: string
@@ -92,7 +95,9 @@ export async function openWorlds(provider: TestProvider): Promise<(name: string)
         permissions: [kept, lost].map((p) => ({ permission: p })),
       })
       const permissions = [kept, lost].map((permission) => ({ resource, permission }))
-      await createRole(trx, systemActor, { name, permissions })
+      const included = includedIn(name)
+      await createRole(trx, systemActor, { name: included, permissions: [{ resource, permission: lost }] })
+      await createRole(trx, systemActor, { name, permissions, includes: [included] })
       const { id } = await createUser(trx, systemActor, { email: `${name}@example.test`, passwordHash })
       await assignRole(trx, systemActor, { user_id: id, role: name })
       const asked = [...permissions, { resource: management, permission: managementPermission }]
