@@ -149,6 +149,24 @@ export async function requireRightsOverClient(trx: Trx, actor: Actor, clientId: 
 }
 
 /**
+ * Refuses to take a permission from roles and applications whose rights are greater: whoever removes one, with its
+ * resource or alone, changes all that have it.
+ * @param permissions all that they may do
+ * @throws Problem AUTHORIZATION_ERROR
+ */
+export async function requireRightsOverHolders(
+  trx: Trx,
+  actor: Actor,
+  permissions: readonly EffectivePermission[],
+): Promise<void> {
+  if (await hasRights(trx, actor, permissions)) return
+  throw new Problem(
+    'AUTHORIZATION_ERROR',
+    'This changes roles or clients that may do more than you: somebody with their rights has to do that.',
+  )
+}
+
+/**
  * The clients of the provider itself are nobody's to change, not even at the command line: people sign in to their own
  * pages here by them.
  * @throws Problem CONFLICT

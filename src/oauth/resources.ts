@@ -6,6 +6,7 @@
 import { isDeepStrictEqual } from 'node:util'
 import { sql, type Selectable } from 'kysely'
 import { z } from 'zod'
+import { permissionsOfRoles, requireRightsOverClient, requireRightsOverHolders } from '../access/rights.ts'
 import { lockRolesThatAllow, permissionSchema, touchRolesThatReach, type Permission } from '../access/roles.ts'
 import { writeAudit, type Actor } from '../audit/audit.ts'
 import type { Db, Trx } from '../database/database.ts'
@@ -118,7 +119,7 @@ export async function createResource(
 /**
  * Changes what is given and leaves the rest. A list of permissions replaces the whole list: those that are missing from
  * it are taken from every role and client, and the tokens of those clients end.
- * @throws Problem when there is no such resource
+ * @throws Problem when there is no such resource; AUTHORIZATION_ERROR when one of those may do more than the actor
  */
 export async function updateResource(
   trx: Trx,
@@ -157,7 +158,8 @@ export async function updateResource(
 
 /**
  * Tokens for it end with it, since all tokens end of the clients that could ask for one.
- * @throws Problem when there is no such resource
+ * @throws Problem when there is no such resource; AUTHORIZATION_ERROR when a role or client that has to do with it may do
+ *   more than the actor
  */
 export async function deleteResource(
   trx: Trx,
@@ -176,6 +178,8 @@ export async function deleteResource(
     before.permissions.map(({ permission }) => permission),
   )
   await forgetConsents(trx, actor, { resource: resourceId, reason: `${resourceId} deleted` })
+  const named = await trx.selectFrom('clients').select('id').where('default_resource', '=', resourceId).execute()
+  for (const { id } of named) await requireRightsOverClient(trx, actor, id)
   // The foreign key would do it, and leave them in their version.
   await trx
     .updateTable('clients')
@@ -295,6 +299,11 @@ async function removePermissions(trx: Trx, actor: Actor, resource: string, remov
     ORDER BY permission FOR UPDATE`.execute(trx)
   const roles = await findHolders(trx, 'role', resource, removed)
   const clients = await findHolders(trx, 'client', resource, removed)
+  const ofRoles = await permissionsOfRoles(
+    trx,
+    roles.map(({ id }) => id),
+  )
+  await requireRightsOverHolders(trx, actor, [...ofRoles, ...clients.flatMap(({ permissions }) => permissions)])
   await forgetConsents(trx, actor, { resource, scopes: removed, reason })
   // Takes them from roles and clients, by their foreign keys; only then from the families (grants.ts says why).
   await trx.deleteFrom('permissions').where('resource', '=', resource).where('permission', 'in', removed).execute()

@@ -240,4 +240,56 @@ eachDatabase((_open, engine) => {
       expect(await refusalsOf(changes, api.administrator.token)).toEqual(all(changes, conflict))
     })
   })
+
+  describe('a resource whose permissions somebody has who may do more', () => {
+    const read = { permission: 'things:read', description: '' }
+    const write = { permission: 'things:write', description: '' }
+    const permissionsOf = async (path: string) => (await api.call(path)).body['permissions']
+
+    /** a resource with two permissions; `things:write` is a role's or a client's that may do more */
+    async function newThings(holder: 'role' | 'client') {
+      const id = `https://${targets.unique('things')}.example`
+      const path = `/v1/resources/${encodeURIComponent(id)}`
+      await send(['PUT', path, { permissions: [read, write] }], api.administrator.token)
+      const permissions = [
+        { resource, permission: 'users:read' },
+        { resource: id, permission: 'things:write' },
+      ]
+      const held =
+        holder === 'role' ? `/v1/roles/${targets.unique('role')}` : `/v1/clients/${(await api.newMachine(['users:read'])).client_id}`
+      const given = await send([holder === 'role' ? 'PUT' : 'PATCH', held, { permissions }], api.administrator.token)
+      expect(given.status).toBeLessThan(300)
+      return { id, path, held, permissions }
+    }
+
+    it.each(['role', 'client'] as const)('keeps them, unless an administrator takes them away: a %s', async (holder) => {
+      const { token } = await api.newMachine(['resources:write'])
+      const { id, path, held, permissions } = await newThings(holder)
+      const changes: Change[] = [
+        ['PUT', path, { permissions: [read] }],
+        ['DELETE', path],
+      ]
+      expect(await refusalsOf(changes, token)).toEqual(all(changes, forbidden))
+      expect(await permissionsOf(path)).toEqual([read, write])
+      expect(await permissionsOf(held)).toEqual(expect.arrayContaining(permissions))
+      // What nobody has is taken from nobody.
+      expect((await send(['PUT', path, { permissions: [write] }], token)).status).toBe(200)
+      expect((await send(['PUT', path, { permissions: [read] }], api.administrator.token)).status).toBe(200)
+      expect(await permissionsOf(held)).toEqual([{ resource, permission: 'users:read' }])
+      expect((await send(['DELETE', path], token)).status).toBe(204)
+      expect((await api.call(`/v1/resources/${encodeURIComponent(id)}`)).status).toBe(404)
+    })
+
+    it('stays what a client that may do more asks for when it names none', async () => {
+      const { token } = await api.newMachine(['resources:write'])
+      const id = `https://${targets.unique('things')}.example`
+      const path = `/v1/resources/${encodeURIComponent(id)}`
+      await send(['PUT', path, { permissions: [read] }], api.administrator.token)
+      const client = `/v1/clients/${(await api.newMachine(['users:read'])).client_id}`
+      await send(['PATCH', client, { default_resource: id }], api.administrator.token)
+      expect(refusal(await send(['DELETE', path], token))).toEqual(forbidden)
+      expect((await api.call(client)).body['default_resource']).toBe(id)
+      expect((await send(['DELETE', path], api.machine.token)).status).toBe(204)
+    })
+  })
 })
