@@ -16,7 +16,7 @@ import { ensureDemoData, hasDemoData, type DemoData } from './demo/demo-data.ts'
 import { demoRoutes } from './demo/routes.ts'
 import { accessLog } from './http/access-log.ts'
 import { openAssets } from './http/assets.ts'
-import { cors } from './http/cors.ts'
+import { cors, corsOfRefusals } from './http/cors.ts'
 import { deadline, handlerDeadline } from './http/deadline.ts'
 import { errorReference } from './http/error-reference.ts'
 import { health, type Phase } from './http/health.ts'
@@ -198,6 +198,7 @@ export async function openServer({ config, log, phase }: ServerParts): Promise<O
       health({ phase, ping: (timeoutMs) => database.ping(timeoutMs) }), //  /health…  /version
       deadline({ edgeSeconds: config.edgeTimeoutSeconds, log }),
       cors({ appliesTo: apiPaths(management.document), isRegisteredOrigin: origins.isRegisteredOrigin }),
+      corsOfRefusals({ appliesTo: isOAuthPath, isRegisteredOrigin: origins.isRegisteredOrigin }),
       signals.routes, //  /.well-known/ssf-configuration  /ssf/…  (in front of overload: its polls wait for long)
       overload(config.maxRequestsUnderWay),
       handlerDeadline({ handlerSeconds: config.handlerTimeoutSeconds, log }),
@@ -281,7 +282,7 @@ function apiPaths({ paths }: ManagementApi['document']): (path: string) => boole
 }
 
 /** Where programs ask, and read errors as RFC 6749 writes them. */
-const oauthPaths = [
+const oauthPaths: readonly string[] = [
   endpoints.token,
   endpoints.userinfo,
   endpoints.introspection,
@@ -289,6 +290,7 @@ const oauthPaths = [
   endpoints.pushed_authorization_request,
   endpoints.device_authorization,
 ]
+const isOAuthPath = (path: string) => oauthPaths.includes(path)
 
 /** For 405 and Allow: what the provider's endpoints take. */
 const methods: Readonly<Record<string, string>> = {

@@ -60,7 +60,7 @@ const longestOrigin = 300
  */
 export function cors({ appliesTo, isRegisteredOrigin }: CorsSettings): Middleware<RequestState> {
   const answer = koaCors({
-    origin: async (ctx) => ((await isAllowed(ctx)) ? ctx.get('Origin') : ''),
+    origin: async (ctx) => ((await isAllowed(ctx, isRegisteredOrigin)) ? ctx.get('Origin') : ''),
     allowMethods: ['GET', 'HEAD', 'PUT', 'POST', 'PATCH', 'DELETE'],
     allowHeaders,
     exposeHeaders,
@@ -68,13 +68,6 @@ export function cors({ appliesTo, isRegisteredOrigin }: CorsSettings): Middlewar
     // The answers to errors are written by problemResponse, which leaves these headers where they are.
     keepHeadersOnError: false,
   })
-
-  async function isAllowed(ctx: Context): Promise<boolean> {
-    const origin = ctx.get('Origin')
-    // `null` is every sandbox and every file: nobody's.
-    if (origin === '' || origin === 'null' || origin.length > longestOrigin) return false
-    return isRegisteredOrigin(origin)
-  }
 
   return async function cors(ctx, next) {
     if (!appliesTo(ctx.path)) {
@@ -94,6 +87,40 @@ export function cors({ appliesTo, isRegisteredOrigin }: CorsSettings): Middlewar
     // Whoever set Vary anew behind this has forgotten it.
     ctx.vary('Origin')
   }
+}
+
+/**
+ * Lets programs of registered origins read what the protocol's endpoints refuse before the provider sees it: too many
+ * requests of a network, too many at once. The headers come with the refusal and no earlier, since the provider leaves its
+ * own rule, which knows the client, to whoever has set some.
+ *
+ * Stands in front of whatever may refuse. An origin is looked for once something was refused, and never in its way.
+ */
+export function corsOfRefusals({ appliesTo, isRegisteredOrigin }: CorsSettings): Middleware<RequestState> {
+  return async function corsOfRefusals(ctx, next) {
+    try {
+      await next()
+    } catch (error) {
+      if (appliesTo(ctx.path) && !ctx.res.hasHeader('Access-Control-Allow-Origin')) {
+        ctx.vary('Origin')
+        if (await isAllowed(ctx, isRegisteredOrigin)) {
+          ctx.set('Access-Control-Allow-Origin', ctx.get('Origin'))
+          ctx.set('Access-Control-Expose-Headers', exposeHeaders.join(','))
+        }
+      }
+      throw error
+    }
+  }
+}
+
+async function isAllowed(
+  ctx: Context | ParameterizedContext<RequestState>,
+  isRegisteredOrigin: CorsSettings['isRegisteredOrigin'],
+): Promise<boolean> {
+  const origin = ctx.get('Origin')
+  // `null` is every sandbox and every file: nobody's.
+  if (origin === '' || origin === 'null' || origin.length > longestOrigin) return false
+  return isRegisteredOrigin(origin)
 }
 
 function isPreflight(ctx: ParameterizedContext<RequestState>): boolean {

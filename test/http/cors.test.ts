@@ -261,6 +261,32 @@ describe('the whole server', () => {
     await expect.poll(allowed).toEqual([])
   })
 
+  it('reads them what the protocol’s endpoints refuse a network before they are reached, and no other', async () => {
+    const environment = { LATCHKEY_NETWORK_RATE_PER_SECOND: '1', LATCHKEY_NETWORK_RATE_BURST: '1' }
+    const limited = await openProvider('pglite', { environment })
+    const { origin } = new URL(limited.demo.clients.spa.redirect_uri)
+    async function refused(path: string, from: string): Promise<Response> {
+      for (;;) {
+        const answer = await fetch(limited.issuer + path, { method: 'POST', headers: { Origin: from } })
+        if (answer.status === 429) return answer
+      }
+    }
+    for (const path of ['/token', '/userinfo', '/revoke', '/introspect', '/par']) {
+      const { headers } = await refused(path, origin)
+      expect([path, headers.get('access-control-allow-origin')]).toEqual([path, origin])
+      expect(list(headers.get('access-control-expose-headers'))).toContain('retry-after')
+      expect(list(headers.get('vary'))).toContain('origin')
+      for (const foreign of ['https://evil.example', 'null']) {
+        const answer = await refused(path, foreign)
+        expect([path, foreign, allowing(answer)]).toEqual([path, foreign, []])
+        expect(list(answer.headers.get('vary'))).toContain('origin')
+      }
+    }
+    // What is answered by the provider has its own rule: anybody may read that a client is missing.
+    const own = await fetch(`${provider.issuer}/token`, { method: 'POST', headers: { Origin: 'https://evil.example' } })
+    expect(own.headers.get('access-control-allow-origin')).toBe('https://evil.example')
+  })
+
   it('and nobody its pages', async () => {
     const { origin } = new URL(provider.demo.clients.spa.redirect_uri)
     expect(allowing(await preflight(`${provider.issuer}/account/applications`, origin))).toEqual([])
