@@ -1,6 +1,7 @@
 import type { Context, ParameterizedContext } from 'koa'
-import { Problem } from '../problems.ts'
+import { Problem, type ProblemCode } from '../problems.ts'
 import { readBody } from './form-body.ts'
+import { findRepeatedMember } from './repeated-member.ts'
 
 export interface JsonBody {
   readonly value: unknown
@@ -12,8 +13,8 @@ export interface JsonBody {
 
 /**
  * Reads a body of JSON: in UTF-8, not compressed, and of a media type that the endpoint takes. What PostgreSQL cannot
- * hold as text (the null character, half of a surrogate pair) is refused here, once for all of it; and so is a member
- * `__proto__`, which some that read it would drop and others follow.
+ * hold as text (the null character, half of a surrogate pair) is refused here, once for all of it; and so are a member
+ * `__proto__`, which some that read it would drop and others follow, and one that is there twice.
  *
  * @param options.mediaTypes those that are taken, in lower case
  * @param options.acceptPatch for a PATCH: a 415 then says what is taken (RFC 5789 §3.1)
@@ -26,13 +27,17 @@ export async function readJson(
   const mediaType = checkMediaType(ctx, options.mediaTypes, options.acceptPatch === true)
   const bytes = await readBody(ctx.req, options.maxBytes)
   if (bytes.length === 0) throw new Problem('MALFORMED_REQUEST', 'This request needs a body of JSON.')
+  let text: string
   let value: unknown
   try {
-    value = JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(bytes))
+    text = new TextDecoder('utf-8', { fatal: true }).decode(bytes)
+    value = JSON.parse(text)
   } catch (error) {
     throw new Problem('MALFORMED_REQUEST', 'The body is not JSON in UTF-8.', { cause: error })
   }
   refuseUnusable(value, '')
+  const repeated = findRepeatedMember(text)
+  if (repeated !== undefined) throw refused('MALFORMED_REQUEST', repeated, 'repeated', 'Must be given once')
   return { value, mediaType, bytes }
 }
 
@@ -70,7 +75,7 @@ function refuseUnusable(value: unknown, path: string, depth = 0): void {
     for (const [name, member] of Object.entries(value)) {
       const inside = path === '' ? name : `${path}.${name}`
       if (!isStorableText(name)) throw unstorable(path)
-      if (name === '__proto__') throw refused(inside, 'unknown', 'There is no such field')
+      if (name === '__proto__') throw refused('VALIDATION_ERROR', inside, 'unknown', 'There is no such field')
       refuseUnusable(member, inside, depth + 1)
     }
   }
@@ -82,11 +87,16 @@ export function isStorableText(text: string): boolean {
 }
 
 function unstorable(field: string): Problem {
-  return refused(field, 'format', 'Holds a character that is not text (U+0000, or half of a surrogate pair)')
+  return refused(
+    'VALIDATION_ERROR',
+    field,
+    'format',
+    'Holds a character that is not text (U+0000, or half of a surrogate pair)',
+  )
 }
 
-function refused(field: string, constraint: string, message: string): Problem {
-  return new Problem('VALIDATION_ERROR', field === '' ? message : `${field.slice(0, 200)}: ${message}`, {
+function refused(code: ProblemCode, field: string, constraint: string, message: string): Problem {
+  return new Problem(code, field === '' ? message : `${field.slice(0, 200)}: ${message}`, {
     details: [{ field: field.slice(0, 200), constraint, message }],
   })
 }

@@ -347,6 +347,36 @@ eachDatabase((_open, engine) => {
       }
     })
 
+    it('is a member that is there twice, in whatever spelling and depth: 400 that names it, and nothing is changed', async () => {
+      const repeated = [
+        ['{"email":"twice@http.example","email":"twice-2@http.example"}', 'email'],
+        [String.raw`{"email":"twice@http.example","\u0065mail":"twice-2@http.example"}`, 'email'],
+        ['{"email":"twice@http.example","attributes":{"a":{"b":1},"c":[{"d":1},{"b":1,"b":1}]}}', 'attributes.c[1].b'],
+        [String.raw`{"email":"twice@http.example","name":"\\\"{\"","name":"\\"}`, 'name'],
+      ] as const
+      for (const [body, field] of repeated) {
+        const answer = await post(body, 'application/json')
+        expect([body, ...refusal(answer)]).toEqual([body, 400, 'MALFORMED_REQUEST'])
+        expect(answer.body.error.message).toBe(`${field}: Must be given once`)
+        expect(answer.body.error.details).toMatchObject([{ field, constraint: 'repeated' }])
+      }
+      const patch = await api.call(`/v1/users/${api.user.id}`, {
+        method: 'PATCH',
+        rawBody: '{"name":"A","name":"B"}',
+        headers: { 'content-type': 'application/merge-patch+json' },
+      })
+      expect(refusal(patch)).toEqual([400, 'MALFORMED_REQUEST'])
+      // The same name in two objects, as a value, or inside of one is none.
+      const once = String.raw`{"email":"once@http.example","name":"\"email\":\\","profile":{"profile":"https://http.example/email"},"attributes":{"department":"email"}}`
+      expect((await post(once, 'application/json')).status).toBe(201)
+      const permissions = ['users:read', 'users:write'].map((permission) => ({
+        resource: `${api.provider.issuer}/v1`,
+        permission,
+      }))
+      const list = await api.call('/v1/roles/of-two-permissions', { method: 'PUT', body: { permissions } })
+      expect(list.status).toBe(201)
+    })
+
     it('is text that no database holds, and members that nobody declared: 400, with the field', async () => {
       const invalid = [
         [String.raw`{"email":"a\u0000@http.example"}`, 'email', 'format'],
