@@ -20,7 +20,7 @@ import {
 export interface SortColumn {
   readonly column: Expression<unknown>
   readonly type: 'text' | 'timestamp' | 'integer' | 'boolean'
-  /** Rows without a value come last, in both directions. No index can seek them. */
+  /** Rows without a value come last, in both directions. */
   readonly nullable?: boolean
 }
 

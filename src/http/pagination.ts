@@ -76,17 +76,23 @@ export async function readPage<DB, TB extends keyof DB, Item>(
     const condition = list.declaration.filters[name]?.where(value as never)
     return condition === undefined ? rows : rows.where(condition)
   }, base)
-  let rows = order.reduce((rows, { column, descending, nullable }) => {
-    if (!descending) return rows.orderBy(column, 'asc')
-    // PostgreSQL would put them first here. No index in plain order serves this, so it is not said without need.
-    return nullable ? rows.orderBy(column, (item) => item.desc().nullsLast()) : rows.orderBy(column, 'desc')
-  }, filtered)
-  if (cursor !== undefined) rows = rows.where(isBehind(order, readCursor(signer, context, cursor)))
-  const found = await rows
-    .select(order.map((key, i) => asText(key).as(positionColumn(i))))
-    .limit(limit + 1)
-    .offset(offset ?? 0)
-    .execute()
+  const position = cursor === undefined ? undefined : readCursor(signer, context, cursor)
+  const found: unknown[] = []
+  for (const part of partsOf(order, position, offset ?? 0)) {
+    const wanted = limit + 1 - found.length
+    if (wanted === 0) break
+    const sorted = part.order.reduce((rows, { column, descending, nullable }) => {
+      if (!descending) return rows.orderBy(column, 'asc')
+      // PostgreSQL would put them first here. No index in plain order serves this, so it is not said without need.
+      return nullable ? rows.orderBy(column, (item) => item.desc().nullsLast()) : rows.orderBy(column, 'desc')
+    }, filtered)
+    const rows = await (part.where === undefined ? sorted : sorted.where(part.where))
+      .select(order.map((key, i) => asText(key).as(positionColumn(i))))
+      .limit(wanted)
+      .offset(offset ?? 0)
+      .execute()
+    found.push(...rows)
+  }
 
   const hasMore = found.length > limit
   const shown = found.slice(0, limit) as Record<string, unknown>[]
@@ -173,6 +179,35 @@ function withoutPosition(row: Readonly<Record<string, unknown>>): Record<string,
   const item: Record<string, unknown> = {}
   for (const name in row) if (!name.startsWith(positionPrefix)) item[name] = row[name]
   return item
+}
+
+interface Part {
+  readonly where: Expression<SqlBool> | undefined
+  /** the same as the list's, but for what is never without a value in this part */
+  readonly order: readonly OrderKey[]
+}
+
+/**
+ * What a page is read from, in this order: mostly one statement. Where the first key may be without a value, those that
+ * have one and those that have none are read apart: each is then a range of an index, in both directions, and together
+ * they are none.
+ */
+function partsOf(order: readonly OrderKey[], position: Position | undefined, offset: number): readonly Part[] {
+  const [first, ...rest] = order
+  // Where the second part begins is not known to an offset.
+  if (first === undefined || !first.nullable || offset > 0) {
+    return [{ where: position === undefined ? undefined : isBehind(order, position), order }]
+  }
+  const inside = [{ ...first, nullable: false }, ...rest]
+  const isMissing = sql<SqlBool>`${first.column} IS NULL`
+  const having = position === undefined ? sql<SqlBool>`${first.column} IS NOT NULL` : isBehind(inside, position)
+  if (position?.[0] !== null) {
+    return [
+      { where: having, order: inside },
+      { where: isMissing, order: inside },
+    ]
+  }
+  return [{ where: sql<SqlBool>`(${isMissing} AND ${isBehind(rest, position.slice(1))})`, order: inside }]
 }
 
 /** The condition for what follows a position. */

@@ -11,6 +11,7 @@ export const userList = listOf({
   name: 'users',
   sort: {
     created_at: { column: sql.ref('users.created_at'), type: 'timestamp' },
+    updated_at: { column: sql.ref('users.updated_at'), type: 'timestamp' },
     email: { column: sql.ref('users.email_normalized'), type: 'text' },
     name: { column: sql.ref('users.name'), type: 'text', nullable: true },
     token_version: { column: sql.ref('users.token_version'), type: 'integer' },
@@ -85,13 +86,14 @@ export async function walk(
  */
 export async function insertUsers(db: Db, count: number, prefix = 'a'): Promise<void> {
   await sql`
-    INSERT INTO users (id, email, email_normalized, name, account_status, token_version, password_changed_at, created_at)
+    INSERT INTO users (id, email, email_normalized, name, account_status, token_version, password_changed_at, created_at, updated_at)
     SELECT 'usr_' || ${prefix}::text || md5(n::text), e, e,
       CASE WHEN n % 5 = 0 THEN NULL ELSE 'Name ' || (n % 37) END,
       CASE WHEN n % 3 = 0 THEN 'disabled' ELSE 'active' END,
       1 + n % 4,
       CASE WHEN n % 7 < 3 THEN NULL ELSE timestamptz '2025-01-01 00:00:00Z' + (n % 11) * interval '1 microsecond' END,
-      timestamptz '2026-01-01 00:00:00Z' + (n / 2) * interval '300 microseconds'
+      timestamptz '2026-01-01 00:00:00Z' + (n / 2) * interval '300 microseconds',
+      timestamptz '2026-02-01 00:00:00Z' + (n * 7919 % 100003) * interval '1 second'
     FROM (SELECT n, ${prefix}::text || n || '@example.com' AS e FROM generate_series(1, ${count}::int) AS n) AS made
     ORDER BY md5(n::text)`.execute(db)
 }

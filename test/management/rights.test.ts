@@ -256,29 +256,34 @@ eachDatabase((_open, engine) => {
         { resource: id, permission: 'things:write' },
       ]
       const held =
-        holder === 'role' ? `/v1/roles/${targets.unique('role')}` : `/v1/clients/${(await api.newMachine(['users:read'])).client_id}`
+        holder === 'role'
+          ? `/v1/roles/${targets.unique('role')}`
+          : `/v1/clients/${(await api.newMachine(['users:read'])).client_id}`
       const given = await send([holder === 'role' ? 'PUT' : 'PATCH', held, { permissions }], api.administrator.token)
       expect(given.status).toBeLessThan(300)
       return { id, path, held, permissions }
     }
 
-    it.each(['role', 'client'] as const)('keeps them, unless an administrator takes them away: a %s', async (holder) => {
-      const { token } = await api.newMachine(['resources:write'])
-      const { id, path, held, permissions } = await newThings(holder)
-      const changes: Change[] = [
-        ['PUT', path, { permissions: [read] }],
-        ['DELETE', path],
-      ]
-      expect(await refusalsOf(changes, token)).toEqual(all(changes, forbidden))
-      expect(await permissionsOf(path)).toEqual([read, write])
-      expect(await permissionsOf(held)).toEqual(expect.arrayContaining(permissions))
-      // What nobody has is taken from nobody.
-      expect((await send(['PUT', path, { permissions: [write] }], token)).status).toBe(200)
-      expect((await send(['PUT', path, { permissions: [read] }], api.administrator.token)).status).toBe(200)
-      expect(await permissionsOf(held)).toEqual([{ resource, permission: 'users:read' }])
-      expect((await send(['DELETE', path], token)).status).toBe(204)
-      expect((await api.call(`/v1/resources/${encodeURIComponent(id)}`)).status).toBe(404)
-    })
+    it.each(['role', 'client'] as const)(
+      'keeps them, unless an administrator takes them away: a %s',
+      async (holder) => {
+        const { token } = await api.newMachine(['resources:write'])
+        const { id, path, held, permissions } = await newThings(holder)
+        const changes: Change[] = [
+          ['PUT', path, { permissions: [read] }],
+          ['DELETE', path],
+        ]
+        expect(await refusalsOf(changes, token)).toEqual(all(changes, forbidden))
+        expect(await permissionsOf(path)).toEqual([read, write])
+        expect(await permissionsOf(held)).toEqual(expect.arrayContaining(permissions))
+        // What nobody has is taken from nobody.
+        expect((await send(['PUT', path, { permissions: [write] }], token)).status).toBe(200)
+        expect((await send(['PUT', path, { permissions: [read] }], api.administrator.token)).status).toBe(200)
+        expect(await permissionsOf(held)).toEqual([{ resource, permission: 'users:read' }])
+        expect((await send(['DELETE', path], token)).status).toBe(204)
+        expect((await api.call(`/v1/resources/${encodeURIComponent(id)}`)).status).toBe(404)
+      },
+    )
 
     it('stays what a client that may do more asks for when it names none', async () => {
       const { token } = await api.newMachine(['resources:write'])
