@@ -272,16 +272,20 @@ async function findUnknownIn(
 }
 
 /**
- * Changes what is given and leaves the rest; the whole is judged anew.
+ * Changes what is given and leaves the rest; the whole is judged anew. Nothing happens to one that is so already.
  * @throws Problem when there is no such client, when the metadata would not be consistent, and AUTHORIZATION_ERROR beyond
  *   the actor's own rights
  */
 export async function updateClient(trx: Trx, actor: Actor, input: z.input<typeof updateClientSchema>): Promise<Client> {
   const { id, ...given } = parseInput(updateClientSchema, input)
   const before = await lockClient(trx, id)
-  await requireMayChangeClient(trx, actor, id)
   const changes = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined))
   const after: ClientMetadata = { ...metadataOf(before), ...changes }
+  const changed = (Object.keys(changes) as (keyof ClientMetadata)[]).filter(
+    (name) => !isDeepStrictEqual(before[name], after[name]),
+  )
+  if (changed.length === 0) return before
+  await requireMayChangeClient(trx, actor, id)
   refuseInconsistent([...findInconsistencies(after), ...(await findUnknownResource(trx, after.default_resource))])
   const isOpenedAnew =
     !before.first_party || credentialFields.some((name) => !isDeepStrictEqual(before[name], after[name]))
@@ -295,7 +299,6 @@ export async function updateClient(trx: Trx, actor: Actor, input: z.input<typeof
   const bound = after.dpop_bound_access_tokens && !before.dpop_bound_access_tokens
   if (narrowed || bound) await endClientTokens(trx, actor, { id, reason: 'client narrowed' })
   else if (losesKey(before, after)) await endClientTokens(trx, actor, { id, reason: 'client key replaced' })
-  const changed = Object.keys(changes) as (keyof ClientMetadata)[]
   await writeAudit(trx, actor, {
     action: 'client.updated',
     target: { type: 'client', id },
@@ -309,7 +312,7 @@ export async function updateClient(trx: Trx, actor: Actor, input: z.input<typeof
 
 /**
  * Replaces all that the client may ask for. Losing something ends its access tokens, and people are asked again should
- * it come back.
+ * it come back. Nothing happens when it is all that it may ask for already.
  * @throws Problem when there is no such client or permission, and AUTHORIZATION_ERROR beyond the actor's own rights
  */
 export async function setClientPermissions(
@@ -319,13 +322,14 @@ export async function setClientPermissions(
 ): Promise<Client> {
   const { id, permissions: asked } = parseInput(z.strictObject({ id: clientId, permissions }), input)
   const before = await lockClient(trx, id)
-  await requireMayChangeClient(trx, actor, id)
-  await requirePermissions(trx, asked)
   const [had, kept] = [new Set(before.permissions.map(keyOf)), new Set(asked.map(keyOf))]
   const gained = asked.filter((permission) => !had.has(keyOf(permission)))
+  const removed = before.permissions.filter((permission) => !kept.has(keyOf(permission)))
+  if (gained.length === 0 && removed.length === 0) return before
+  await requireMayChangeClient(trx, actor, id)
+  await requirePermissions(trx, asked)
   await requireOwnRights(trx, actor, gained)
   if (before.first_party && gained.length > 0) await requireRightsOverEverybody(trx, actor)
-  const removed = before.permissions.filter((permission) => !kept.has(keyOf(permission)))
   for (const { resource, permission } of removed) {
     await trx
       .deleteFrom('client_permissions')

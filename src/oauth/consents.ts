@@ -40,11 +40,12 @@ export async function giveConsent(trx: Trx, actor: Actor, { userId, clientId, sc
   )
   if (rows.length === 0) return
   const before = listOf(await findConsents(trx, userId, clientId))
-  await trx
+  const { numInsertedOrUpdatedRows } = await trx
     .insertInto('consents')
     .values(rows)
     .onConflict((conflict) => conflict.doNothing())
-    .execute()
+    .executeTakeFirstOrThrow()
+  if (numInsertedOrUpdatedRows === 0n) return
   const after = listOf(await findConsents(trx, userId, clientId))
   await writeAudit(trx, actor, {
     action: 'consent.given',

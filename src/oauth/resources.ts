@@ -118,7 +118,7 @@ export async function createResource(
 
 /**
  * Changes what is given and leaves the rest. A list of permissions replaces the whole list: those that are missing from
- * it are taken from every role and client, and the tokens of those clients end.
+ * it are taken from every role and client, and the tokens of those clients end. Nothing happens to one that is so already.
  * @throws Problem when there is no such resource; AUTHORIZATION_ERROR when one of those may do more than the actor
  */
 export async function updateResource(
@@ -128,6 +128,7 @@ export async function updateResource(
 ): Promise<Resource> {
   const changes = parseInput(updateResourceSchema, input)
   const before = await lockResource(trx, changes.id)
+  if (isSo(before, changes)) return before
   if (changes.permissions !== undefined) {
     const kept = new Set(changes.permissions.map(({ permission }) => permission))
     const removed = before.permissions.map(({ permission }) => permission).filter((permission) => !kept.has(permission))
@@ -224,14 +225,20 @@ export async function putResource(
   }
   if (mustNotExist) throw new Problem('PRECONDITION_FAILED', `There is already a resource ${asked.id}.`)
   const before = await getResource(trx, asked.id)
-  const sorted = [...asked.permissions].sort((a, b) => (a.permission < b.permission ? -1 : 1))
-  const after = { ...asked, name: asked.name ?? asked.id, permissions: sorted }
-  const isSo = (Object.keys(after) as (keyof typeof after)[]).every((name) =>
-    isDeepStrictEqual(before[name], after[name]),
-  )
-  if (isSo) return { resource: before, isCreated: false }
+  const after = { ...asked, name: asked.name ?? asked.id }
+  if (isSo(before, after)) return { resource: before, isCreated: false }
   requireVersion(expectedVersions, before.row_version)
   return { resource: await updateResource(trx, actor, after), isCreated: false }
+}
+
+/** Whether this is what it is already, as far as it is given; permissions in whatever order. */
+function isSo(resource: Resource, given: Omit<z.output<typeof updateResourceSchema>, 'id'>): boolean {
+  const { permissions } = given
+  const sorted = permissions?.toSorted((a, b) => (a.permission < b.permission ? -1 : 1))
+  const asked = { ...given, permissions: sorted }
+  return (Object.keys(asked) as (keyof typeof asked)[]).every(
+    (name) => asked[name] === undefined || isDeepStrictEqual(resource[name], asked[name]),
+  )
 }
 
 export async function listResources(db: Db): Promise<Resource[]> {

@@ -3,6 +3,7 @@
  * not there. How far a stream is, is deliveries.ts's.
  */
 import { randomUUID } from 'node:crypto'
+import { isDeepStrictEqual } from 'node:util'
 import { sql, type Selectable } from 'kysely'
 import { z } from 'zod'
 import { systemActor, writeAudit, type Actor } from '../audit/audit.ts'
@@ -252,7 +253,8 @@ export function noStream(): Problem {
 }
 
 /**
- * Changes what a receiver said of a stream; what is undefined stays. The deliveries go on from where they were.
+ * Changes what a receiver said of a stream; what is undefined stays. The deliveries go on from where they were. What is
+ * said again is agreed to again, and leaves no record, but for an authorization header: which it was cannot be said.
  * @throws Problem RESOURCE_NOT_FOUND, VALIDATION_ERROR
  */
 export async function updateStream(
@@ -293,6 +295,7 @@ export async function updateStream(
     .executeTakeFirst()
   if (stream === undefined) throw noStream()
   const hasNewHeader = settings.delivery?.method === pushMethod && settings.delivery.authorization_header !== undefined
+  if (!hasNewHeader && isDeepStrictEqual(described(before), described(stream))) return stream
   await writeAudit(trx, actor, {
     action: 'signal-stream.updated',
     target: { type: 'signal-stream', id: streamId },
@@ -353,6 +356,8 @@ export async function setStreamStatus(
     .returning(streamColumns)
     .executeTakeFirst()
   if (stream === undefined) throw noStream()
+  // Said again: it lasts longer by it, and is what it was.
+  if (isDeepStrictEqual(statusOf(before), statusOf(stream))) return stream
   await writeAudit(trx, actor, {
     action: 'signal-stream.status-changed',
     target: { type: 'signal-stream', id: streamId },

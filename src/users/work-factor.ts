@@ -2,6 +2,7 @@
  * How much work one password hash is: Argon2id's memory, passes and lanes (RFC 9106 §3.1). What the environment says
  * wins over what `calibrate --store` stored, which wins over the default; each of the three on its own.
  */
+import { isDeepStrictEqual } from 'node:util'
 import { z } from 'zod'
 import { writeAudit, type Actor } from '../audit/audit.ts'
 import type { Config } from '../config.ts'
@@ -110,13 +111,15 @@ export async function readWorkFactor(
 }
 
 /**
- * Makes a work factor that of every process that reads this database, unless its environment says otherwise.
+ * Makes a work factor that of every process that reads this database, unless its environment says otherwise. Nothing
+ * happens when it is so already.
  * @throws WorkFactorError when it must not be used
  */
 export async function storeWorkFactor(trx: Trx, actor: Actor, workFactor: WorkFactor): Promise<void> {
   const after = storedForm(checkWorkFactor(workFactor))
   const value = JSON.stringify(after)
   const before = await trx.selectFrom('settings').select('value').where('name', '=', settingName).executeTakeFirst()
+  if (isDeepStrictEqual(before?.value, after)) return
   await trx
     .insertInto('settings')
     .values({ name: settingName, value })

@@ -12,8 +12,8 @@ import { assignRole, grantPermission, revokePermission } from '../../src/access/
 import { brokenChainAction } from '../../src/audit/chain.ts'
 import { systemActor } from '../../src/audit/audit.ts'
 import type { Trx } from '../../src/database/database.ts'
-import { addClientSecret, revokeClientSecret, setClientPermissions } from '../../src/oauth/clients.ts'
-import { withdrawConsent } from '../../src/oauth/consents.ts'
+import { addClientSecret, revokeClientSecret, setClientPermissions, updateClient } from '../../src/oauth/clients.ts'
+import { giveConsent, withdrawConsent } from '../../src/oauth/consents.ts'
 import { createResource, updateResource } from '../../src/oauth/resources.ts'
 import { endExpiredStreams } from '../../src/signals/streams.ts'
 import { openKeyEncryption, reseal } from '../../src/signing/key-encryption.ts'
@@ -28,7 +28,7 @@ import { pushMethod, Receiver, registerReceiver } from '../signals/receiving.ts'
 import { openTargets } from '../support/api-targets.ts'
 import { eachDatabase, type Engine } from '../support/databases.ts'
 import { openManagement } from '../support/management.ts'
-import { registerClient, signInAt } from '../support/relying-party.ts'
+import { callbackUri, registerClient, signInAt } from '../support/relying-party.ts'
 import { postForm, type TokenAnswer } from '../support/user-agent.ts'
 
 /** What happens and changes nothing that anybody set. */
@@ -65,6 +65,8 @@ interface Walk {
   /** what was handed out, or typed in */
   readonly secrets: readonly string[]
   readonly tokens: readonly string[]
+  /** what was set to what it was already, and how many rows and versions that made */
+  readonly repetitions: readonly (readonly [change: string, made: number])[]
 }
 
 /** Makes one of each change. */
@@ -77,6 +79,18 @@ async function makeOneOfEach(engine: Engine): Promise<Walk> {
   const tagOf = async (path: string) => (await api.call(path)).headers.get('etag') ?? ''
   const world: World = { api, targets, tagOf }
   const write = <T>(change: (trx: Trx) => Promise<T>) => db.transaction().execute(change)
+  const repetitions: [string, number][] = []
+  const again = async (change: string, make: () => Promise<unknown>) => {
+    const count = async () => {
+      const { rows: counted } = await sql<{ count: number }>`
+        SELECT ((SELECT count(*) FROM audit_events) + (SELECT sum(row_version) FROM clients)
+          + (SELECT sum(row_version) FROM resources))::float8 AS count`.execute(db)
+      return counted[0]?.count ?? 0
+    }
+    const before = await count()
+    await make()
+    repetitions.push([change, (await count()) - before])
+  }
   const handedOut: string[] = []
   const issued: string[] = []
   const noted = (answer: TokenAnswer) => {
@@ -114,10 +128,16 @@ async function makeOneOfEach(engine: Engine): Promise<Walk> {
   issued.push(await api.signIn(rehashed))
   await write((trx) => storeWorkFactor(trx, systemActor, workFactor))
   await write((trx) => storeWorkFactor(trx, systemActor, dearer))
+  await again('a work factor', () => write((trx) => storeWorkFactor(trx, systemActor, dearer)))
 
   const resource = 'https://recorded.example'
   const permissions = ['things:read', 'things:write'].map((permission) => ({ permission }))
   await write((trx) => createResource(trx, systemActor, { id: resource, permissions }))
+  for (const given of [{ permissions: permissions.toReversed() }, { name: resource, attribute_claims: {} }, {}]) {
+    await again(`a resource: ${Object.keys(given).join(' ')}`, () =>
+      write((trx) => updateResource(trx, systemActor, { id: resource, ...given })),
+    )
+  }
   const role = await targets.role()
   const both = permissions.map(({ permission }) => ({ resource, permission }))
   const [read = { resource, permission: '' }] = both
@@ -135,7 +155,15 @@ async function makeOneOfEach(engine: Engine): Promise<Walk> {
   for (const token of [first.access_token, opaque.access_token]) {
     expect((await postForm(`${provider.issuer}/revoke`, client, { token: token ?? '' })).status).toBe(200)
   }
+  const scopes = new Map([[resource, new Set(['things:write', 'things:read'])]])
+  await again('a consent', () => write((trx) => giveConsent(trx, systemActor, { userId: person.id, clientId, scopes })))
   await write((trx) => setClientPermissions(trx, systemActor, { id: clientId, permissions: [read] }))
+  await again('what a client may ask for', () =>
+    write((trx) => setClientPermissions(trx, systemActor, { id: clientId, permissions: [read] })),
+  )
+  await again('a client', () =>
+    write((trx) => updateClient(trx, systemActor, { id: clientId, redirect_uris: [callbackUri], first_party: false })),
+  )
   await write((trx) => withdrawConsent(trx, systemActor, { userId: person.id, clientId }))
   noted(await signInAt(provider, client, { person, parameters: { scope: 'openid things:read', resource } }))
   await write((trx) => revokePermission(trx, systemActor, { role, ...read }))
@@ -163,7 +191,14 @@ async function makeOneOfEach(engine: Engine): Promise<Walk> {
     ['PATCH', '/ssf/streams', { stream_id: stream, description: 'another' }],
   ] as const) {
     expect([path, (await receiver.request(method, path, body)).status]).toEqual([path, 200])
+    if ('delivery' in body) continue
+    await again(`a stream: ${method} ${path}`, () => receiver.request(method, path, body))
   }
+  const unsecret = { method: pushMethod, endpoint_url: delivery.endpoint_url }
+  const replace = () =>
+    receiver.request('PUT', '/ssf/streams', { stream_id: stream, delivery: unsecret, events_requested: [] })
+  expect((await replace()).status).toBe(200)
+  await again('a stream: PUT /ssf/streams', replace)
   expect((await receiver.request('DELETE', `/ssf/streams?stream_id=${stream}`)).status).toBe(204)
   await receiver.createStream()
   await sql`UPDATE signal_streams SET expires_at = now() - interval '1 second'`.execute(db)
@@ -199,7 +234,7 @@ async function makeOneOfEach(engine: Engine): Promise<Walk> {
   handedOut.push(old, provider.demo.user.password, provider.demo.clients.web.client_secret)
   handedOut.push(api.console.client_secret ?? '', api.machine.client_secret ?? '', api.user.password)
   issued.push(api.administrator.token, api.user.token, api.machine.token)
-  return { rows, secrets: handedOut, tokens: issued }
+  return { rows, secrets: handedOut, tokens: issued, repetitions }
 }
 
 eachDatabase((_open, engine) => {
@@ -233,6 +268,11 @@ eachDatabase((_open, engine) => {
         )
       })
       expect(actionsOf(wrong)).toEqual([])
+    })
+
+    it('has nothing of what was so already, and no version is raised by it', () => {
+      expect(walk.repetitions.length).toBeGreaterThan(8)
+      expect(walk.repetitions.filter(([, made]) => made !== 0)).toEqual([])
     })
 
     it('has nothing secret in it', () => {
