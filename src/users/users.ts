@@ -513,7 +513,8 @@ async function forgetConsents(trx: Trx, userId: string) {
 }
 
 /**
- * Removes a person and everything kept about them, except that the audit record tells who they were.
+ * Removes a person and everything kept about them, except for the audit record. That names them by their id, and does not
+ * say once more who that was: the rows of what was made and changed under it do, for as long as those are kept.
  * @throws Problem RESOURCE_NOT_FOUND when there is no such person, PRECONDITION_FAILED
  */
 export async function deleteUser(
@@ -530,7 +531,7 @@ export async function deleteUser(
   await endEverything(trx, actor, userId, {
     action: 'user.deleted',
     reason: 'the account was deleted',
-    before: { ...userDocument(before), roles: await findRolesOf(trx, userId), consents },
+    before: { is_active: before.account_status === 'active', roles: await findRolesOf(trx, userId), consents },
   })
   await trx.deleteFrom('users').where('id', '=', userId).execute()
 }

@@ -296,6 +296,22 @@ eachDatabase((open) => {
     })
   })
 
+  it('of whoever is deleted the record keeps the id, and says nothing anew of who that was', async () => {
+    const personal = {
+      email: 'forgotten@example.com',
+      name: 'Somebody Forgotten',
+      profile: { given_name: 'Somebody' },
+      attributes: openAttributes().parse({ department: 'forgetting' }),
+    }
+    const user = await create(db, personal)
+    await write(db, (trx) => deleteUser(trx, actor, { userId: user.id }))
+    const rows = await audited(db, user.id)
+    const { details, target_id } = rows.at(-1) ?? {}
+    expect([rows.at(-1)?.action, target_id]).toEqual(['user.deleted', user.id])
+    expect(details).toMatchObject({ before: { is_active: true, roles: [], consents: [], sessions: [], grants: [] } })
+    expect(JSON.stringify(details)).not.toMatch(/forg[eo]t|Somebody/i)
+  })
+
   describe('a hash made anew', () => {
     it('does not bring an old password back when the person chose another meanwhile', async () => {
       const [newer, rehashed] = [await passwords.hash('nine yellow geese'), await passwords.hash('seven purple otters')]
