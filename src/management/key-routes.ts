@@ -3,10 +3,12 @@ import { z } from 'zod'
 import { endpoint, holdersOf, reply, type Endpoint } from '../http/endpoint.ts'
 import { notFound, Problem } from '../problems.ts'
 import type { KeyEncryption } from '../signing/key-encryption.ts'
+import type { KeyRing } from '../signing/key-ring.ts'
 import { findSigningKeys, revokeKey, rotateKeys, SigningKeyNotReady, type SigningKeyInfo } from '../signing/rotation.ts'
 import { prepareSigningKey } from '../signing/signing-key.ts'
 
 export interface KeyRoutesParts {
+  readonly keyRing: Pick<KeyRing, 'reload'>
   readonly encryption: KeyEncryption
   readonly rsaBits: number
   readonly publishAheadSeconds: number
@@ -65,7 +67,13 @@ const tag = 'Keys'
 const read = holdersOf('keys:read')
 const write = holdersOf('keys:write')
 
-export function keyRoutes({ encryption, rsaBits, publishAheadSeconds }: KeyRoutesParts): readonly Endpoint[] {
+export function keyRoutes({ keyRing, encryption, rsaBits, publishAheadSeconds }: KeyRoutesParts): readonly Endpoint[] {
+  /** Whoever reads the answer finds it so at `/.well-known/jwks.json` of this process; others hear of it. */
+  async function published<T>(writing: Promise<T>): Promise<T> {
+    const answer = await writing
+    await keyRing.reload()
+    return answer
+  }
   return [
     endpoint({
       method: 'GET',
@@ -94,12 +102,13 @@ export function keyRoutes({ encryption, rsaBits, publishAheadSeconds }: KeyRoute
       async handle({ body, write }) {
         // Made before the transaction, which others may be waiting for.
         const fresh = await prepareSigningKey({ encryption, rsaBits })
-        return write(async (trx, actor) => {
+        const change = write(async (trx, actor) => {
           const { next } = await rotateKeys(trx, actor, { fresh, publishAheadSeconds, now: body.now }).catch(notReady)
           const key = (await findSigningKeys(trx)).find(({ kid }) => kid === next)
           if (key === undefined) throw new Error('a key was made and is not there')
           return reply(201, describeKey(key), { headers: { Location: `/v1/keys/${key.kid}` } })
         })
+        return published(change)
       },
     }),
     endpoint({
@@ -130,7 +139,7 @@ export function keyRoutes({ encryption, rsaBits, publishAheadSeconds }: KeyRoute
       responses: { 201: keyBody },
       async handle({ params, body, write }) {
         const fresh = await prepareSigningKey({ encryption, rsaBits })
-        return write(async (trx, actor) => {
+        const change = write(async (trx, actor) => {
           const isThere = (await findSigningKeys(trx)).some(({ kid }) => kid === params.kid)
           if (!isThere) throw notFound('key', params.kid, '/v1/keys', 'kid')
           await revokeKey(trx, actor, { kid: params.kid, reason: body.reason, fresh })
@@ -138,6 +147,7 @@ export function keyRoutes({ encryption, rsaBits, publishAheadSeconds }: KeyRoute
           if (key === undefined) throw notFound('key', params.kid, '/v1/keys', 'kid')
           return reply(201, describeKey(key), { headers: { Location: `/v1/keys/${key.kid}` } })
         })
+        return published(change)
       },
     }),
   ]

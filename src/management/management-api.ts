@@ -107,7 +107,7 @@ export function openManagementApi(parts: ManagementApiParts): ManagementApi {
 
 /** Every operation, in the order of the document. */
 export function listEndpoints(parts: ManagementApiParts): readonly Endpoint[] {
-  const { config, cursors, encryption, oauth, log } = parts
+  const { config, cursors, keyRing, encryption, oauth, log } = parts
   const { rsaBits, keyPublishAheadSeconds: publishAheadSeconds } = config
   const onUnreachable = (clientId: string, error: unknown) =>
     log.warn({ client_id: clientId, error_message: String(error) }, 'a client was not told of a sign-out')
@@ -117,7 +117,7 @@ export function listEndpoints(parts: ManagementApiParts): readonly Endpoint[] {
     ...sessionRoutes({ issuer: config.issuer, cursors, provider: () => oauth.provider(), onUnreachable }),
     ...clientRoutes({ cursors }),
     ...resourceRoutes({ issuer: config.issuer, cursors }),
-    ...keyRoutes({ encryption, rsaBits, publishAheadSeconds }),
+    ...keyRoutes({ keyRing, encryption, rsaBits, publishAheadSeconds }),
     ...meteringRoutes({ cursors }),
     ...auditRoutes({ cursors }),
   ]

@@ -40,6 +40,11 @@ export interface KeyRing {
   sign(typ: string, claims: JWTPayload): Promise<SignedJwt>
   /** Calls `listener` after the published keys, or the one that signs, changed; returns what ends it. */
   onChange(listener: () => void): () => void
+  /**
+   * Takes up what was committed to the keys before, without waiting to hear of it: for whoever changed them, so that what
+   * it answers is so in this process.
+   */
+  reload(): Promise<void>
   close(): Promise<void>
 }
 
@@ -134,7 +139,7 @@ export async function openKeyRing({
     )
     await db.transaction().execute((trx) => makeMissingKeys(trx, systemActor, { fresh }))
   }
-  const close = await openReloading({ changes, topic: 'keys', everySeconds: pollSeconds, log }, load)
+  const { reload, close } = await openReloading({ changes, topic: 'keys', everySeconds: pollSeconds, log }, load)
   isOpen = true
 
   return {
@@ -154,6 +159,7 @@ export async function openKeyRing({
       listeners.add(listener)
       return () => void listeners.delete(listener)
     },
+    reload,
     close,
   }
 }

@@ -6,16 +6,22 @@
 import type { Logger } from 'pino'
 import type { Changes, Topic } from '../database/changes.ts'
 
+export interface Reloading {
+  /** Reads now; what was committed before is in the copy when it returns, unless the read fails, which is logged. */
+  reload(): Promise<void>
+  /** Ends it, once a read under way is over. */
+  close(): Promise<void>
+}
+
 /**
  * @param load reads the rows. When it fails later, the copy stays as it was and the next change or poll tries again
  * @param everySeconds how often to read without having been told, in seconds
- * @returns what ends it, once a read under way is over
  * @throws what the first `load` throws
  */
 export async function openReloading(
   { changes, topic, everySeconds, log }: { changes: Changes; topic: Topic; everySeconds: number; log: Logger },
   load: () => Promise<void>,
-): Promise<() => Promise<void>> {
+): Promise<Reloading> {
   const stopped = new AbortController()
   let isWanted = false
   let running: Promise<void> | undefined
@@ -31,10 +37,11 @@ export async function openReloading(
     }
     running = undefined
   }
-  const request = () => {
+  const reload = () => {
     isWanted = true
-    running ??= run()
+    return (running ??= run())
   }
+  const request = () => void reload()
 
   // Listening begins before the first read, so that no change falls between the two.
   const unsubscribe = changes.on(topic, request)
@@ -49,10 +56,13 @@ export async function openReloading(
   if (isWanted) request()
   const timer = setInterval(request, everySeconds * 1_000)
   timer.unref()
-  return async () => {
-    stopped.abort()
-    unsubscribe()
-    clearInterval(timer)
-    await running
+  return {
+    reload,
+    async close() {
+      stopped.abort()
+      unsubscribe()
+      clearInterval(timer)
+      await running
+    },
   }
 }

@@ -110,7 +110,7 @@ export async function openSecretRing({
   if (missing.length > 0) {
     await db.transaction().execute((trx) => makeMissingSecrets(trx, systemActor, { purposes: missing, encryption }))
   }
-  const close = await openReloading({ changes, topic: 'keys', everySeconds: pollSeconds, log }, load)
+  const { close } = await openReloading({ changes, topic: 'keys', everySeconds: pollSeconds, log }, load)
 
   return {
     current(purpose) {

@@ -52,7 +52,7 @@ it('reads once more when something changed during a read, the first one too, how
   announce()
   announce()
   await reads.finish()
-  const close = await opening
+  const { close } = await opening
   expect(reads.count()).toBe(2)
   announce()
   announce()
@@ -63,12 +63,28 @@ it('reads once more when something changed during a read, the first one too, how
   await close()
 })
 
+it('that is asked for is over with a read that began after it, and not with the one before', async () => {
+  const { changes, announce } = announcer()
+  const reads = slowReads()
+  const opening = openReloading({ changes, topic: 'keys', everySeconds: 60, log: silent }, reads.load)
+  await reads.finish()
+  const { reload, close } = await opening
+  announce()
+  let isOver = false
+  const reloading = reload().then(() => (isOver = true))
+  await reads.finish()
+  expect([reads.count(), isOver]).toEqual([3, false])
+  await reads.finish()
+  await reloading
+  await close()
+})
+
 it('reads again after a read that failed', async () => {
   const { changes, announce } = announcer()
   const reads = slowReads()
   const opening = openReloading({ changes, topic: 'keys', everySeconds: 60, log: silent }, reads.load)
   await reads.finish()
-  const close = await opening
+  const { close } = await opening
   announce()
   await reads.finish(new Error('the database went away'))
   announce()
@@ -82,7 +98,7 @@ it('ends when the read under way is over, and begins no other', async () => {
   const reads = slowReads()
   const opening = openReloading({ changes, topic: 'keys', everySeconds: 60, log: silent }, reads.load)
   await reads.finish()
-  const close = await opening
+  const { close } = await opening
   announce()
   announce()
   let isClosed = false
