@@ -47,7 +47,7 @@ export async function receive({ issuer, clientId, clientSecret, onEvent, signal 
           const { payload } = await jwtVerify(set, keys, { issuer, audience, typ: 'secevent+jwt' })
           await onEvent(payload)
           ack.push(jti)
-          if (isStopped(payload)) pollAt = ''
+          if (isChanged(payload)) pollAt = ''
         } catch (error) {
           const err = errorOf(error)
           // Without an error of its own it is not the token that is at fault: it is sent again.
@@ -105,13 +105,9 @@ function errorOf(error: unknown): string | undefined {
   return isMalformed ? 'invalid_request' : undefined
 }
 
-/** Nothing more comes of a stream that is stopped, by whoever it was (SSF 1.0 §8.1.5): another is made. */
-function isStopped({ events }: JWTPayload): boolean {
-  const { 'https://schemas.openid.net/secevent/ssf/event-type/stream-updated': updated } = events as Record<
-    string,
-    { status?: string } | undefined
-  >
-  return updated !== undefined && updated.status !== 'enabled'
+/** Of a stream that somebody stopped or narrowed (SSF 1.0 §8.1.5) nothing, or less, is to come: another is made. */
+function isChanged({ events }: JWTPayload): boolean {
+  return 'https://schemas.openid.net/secevent/ssf/event-type/stream-updated' in Object(events)
 }
 
 class Refused extends Error {

@@ -455,13 +455,21 @@ function eventColumns(requested: readonly string[] | undefined) {
   }
 }
 
-/** Events that are new to a stream may have been passed over: it begins anew, and learns all that is still revoked. */
+/**
+ * Events that are new to a stream may have been passed over: it begins anew, and learns all that is still revoked. Of those
+ * that come no more the receiver is told, as of a status: it may be another process than the one that decided it, and
+ * takes silence for good news.
+ */
 function changedEvents(before: Stream, requested: readonly string[] | undefined) {
   const columns = eventColumns(requested)
-  const known = new Set(before.events_delivered)
-  const isWider = eventTypes.some((type) => columns.events_delivered.includes(`"${type}"`) && !known.has(type))
+  const [known, delivered] = [
+    new Set(before.events_delivered),
+    new Set(JSON.parse(columns.events_delivered) as string[]),
+  ]
+  const isWider = eventTypes.some((type) => delivered.has(type) && !known.has(type))
+  const isNarrower = eventTypes.some((type) => known.has(type) && !delivered.has(type))
   const beginning = { cursor_transaction_id: '0', cursor_id: 0, beginnings: sql<number>`beginnings + 1` }
-  return { ...columns, ...(isWider ? beginning : {}) }
+  return { ...columns, ...(isWider ? beginning : {}), ...(isNarrower ? { status_jti: randomUUID() } : {}) }
 }
 
 function statusOf({ status, status_reason }: Stream) {

@@ -11,7 +11,7 @@ import { eachDatabase } from '../support/databases.ts'
 import { openProvider, type TestProvider } from '../support/provider.ts'
 import { isActive, registerClient } from '../support/relying-party.ts'
 import { obtainTokens, postForm } from '../support/user-agent.ts'
-import { Receiver, registerReceiver, type ReceiverClient } from './receiving.ts'
+import { caep, Receiver, registerReceiver, type ReceiverClient } from './receiving.ts'
 
 eachDatabase((_open, engine) => {
   let provider: TestProvider
@@ -117,6 +117,34 @@ eachDatabase((_open, engine) => {
       expect(answered).toBe(200)
       const { jti = '' } = decodeJwt(token)
       await db.transaction().execute((trx) => revoke(trx, { kind: 'token', subject: jti, reason: 'a test' }))
+      await expect.poll(() => outcome(token), { timeout: 10_000 }).toBe('revoked')
+      expect(guard.health()).toMatchObject({ status: 'ok', revocation: { status: 'current' } })
+      expect(guard.health()).not.toMatchObject({ revocation: { streamId } })
+    },
+  )
+
+  it.each([
+    ['of nothing', 'token', []],
+    ['of sessions alone', 'user', [`${caep}session-revoked`]],
+  ] as const)(
+    'a guard whose stream tells %s from now on opens another before it takes silence for good news',
+    async (_what, kind, events) => {
+      const token = await ofPerson()
+      expect(await outcome(token)).toBe('let in')
+      const { streamId } = guard.health().revocation ?? {}
+      const colleague = await new Receiver(provider.issuer, client).signIn()
+      const narrowed = await colleague.request('PATCH', '/ssf/streams', {
+        stream_id: streamId,
+        events_requested: events,
+      })
+      expect(narrowed.status).toBe(200)
+      const { jti = '', sub = '', token_version: version } = decodeJwt<{ token_version: number }>(token)
+      const cause = 'password-change'
+      const revocation: Revocation =
+        kind === 'token'
+          ? { kind, subject: jti, reason: 'a test' }
+          : { kind, subject: sub, tokenVersion: version + 1, cause, reason: 'a test' }
+      await db.transaction().execute((trx) => revoke(trx, revocation))
       await expect.poll(() => outcome(token), { timeout: 10_000 }).toBe('revoked')
       expect(guard.health()).toMatchObject({ status: 'ok', revocation: { status: 'current' } })
       expect(guard.health()).not.toMatchObject({ revocation: { streamId } })

@@ -11,7 +11,7 @@
  *
  * That nothing comes proves nothing: somebody may have paused the stream. So a verification event is asked for again and
  * again, and answers count for as long as the last one that came is recent. A stream that is silent where it should
- * speak is given up for another. What came and could not be verified, or found no room, is owed: as long as it is, no
+ * speak is given up for another, and so is one that was stopped or narrowed, of which the transmitter tells. What came and could not be verified, or found no room, is owed: as long as it is, no
  * answer counts.
  */
 import { randomUUID } from 'node:crypto'
@@ -350,6 +350,7 @@ export class RevocationFeed implements RevocationCheck {
         events = await readSecurityEventToken(token, rules)
         if (events.jti !== jti) throw new SetError('invalid_request', 'its jti is another than the one it came under')
         this.#absorb(events)
+        if (events.streamStatus !== undefined) await this.#requireWhole(stream)
         if (events.verification !== undefined && events.verification === this.#verification?.state) this.#prove(stream)
         this.#acknowledged.push(jti)
         this.#owed.delete(jti)
@@ -457,6 +458,16 @@ export class RevocationFeed implements RevocationCheck {
     this.#lastEvent = { jti: events.jti, at: new Date(events.happenedAt * 1000) }
   }
 
+  /**
+   * Somebody changed the stream, and it goes on: what it delivers no more, no answer would tell of.
+   *
+   * @throws StreamEnded when there is such; whatever kept it from being seen, so that it is owed
+   */
+  async #requireWhole(stream: Stream): Promise<void> {
+    const missing = await this.#transmitter.findUndelivered(stream)
+    if (missing.length > 0) throw new StreamEnded(`the stream does not deliver ${missing.join(' and ')} any more`)
+  }
+
   #rulesOf(stream: Stream): SetRules {
     const { issuer, algorithms, maxLifetimeSeconds } = this.#parts
     let hasReloaded = false
@@ -535,7 +546,7 @@ export class RevocationFeed implements RevocationCheck {
   }
 }
 
-/** The stream was paused or disabled (SSF 1.0 §8.1.5), or is silent where it should speak: nothing more will come of it. */
+/** The stream was paused, disabled (SSF 1.0 §8.1.5) or narrowed, or is silent where it should speak: nothing more will come of it. */
 class StreamEnded extends Error {
   override readonly name = 'StreamEnded'
 }

@@ -224,6 +224,10 @@ export class MemoryTransmitter {
     const stream = this.#streams.get(/^\/ssf\/streams\/([^/]+)\/poll$/.exec(path)?.[1] ?? '')
     if (stream !== undefined) return this.#poll(stream, init)
     if (path === '/ssf/streams' && init.method === 'POST') return this.#openStream()
+    if (path === '/ssf/streams' && init.method === 'GET') {
+      const asked = this.#streams.get(query.get('stream_id') ?? '')
+      return asked === undefined ? new Response(null, { status: 404 }) : Response.json(this.#describe(asked))
+    }
     if (path === '/ssf/streams' && init.method === 'DELETE') {
       const isKnown = this.#streams.delete(query.get('stream_id') ?? '')
       this.elapse()
@@ -234,27 +238,30 @@ export class MemoryTransmitter {
   }
 
   #openStream(): Response {
-    const { issuer, now } = this.#parts
+    const { now } = this.#parts
     const id = randomUUID()
     const current = this.#sent.filter(({ expiresAt }) => expiresAt > now() / 1000)
-    this.#streams.set(id, {
+    const stream: MemoryStream = {
       id,
       status: 'enabled',
       waiting: new Map(current.map((sent) => [sent.jti, sent])),
       listeners: new Set(),
-    })
-    return Response.json(
-      {
-        stream_id: id,
-        iss: issuer,
-        aud: `${issuer}/ssf`,
-        events_supported: EVENTS,
-        events_delivered: EVENTS,
-        delivery: { method: 'urn:ietf:rfc:8936', endpoint_url: `${issuer}/ssf/streams/${id}/poll` },
-        min_verification_interval: 0,
-      },
-      { status: 201 },
-    )
+    }
+    this.#streams.set(id, stream)
+    return Response.json(this.#describe(stream), { status: 201 })
+  }
+
+  #describe({ id }: MemoryStream): object {
+    const { issuer } = this.#parts
+    return {
+      stream_id: id,
+      iss: issuer,
+      aud: `${issuer}/ssf`,
+      events_supported: EVENTS,
+      events_delivered: EVENTS,
+      delivery: { method: 'urn:ietf:rfc:8936', endpoint_url: `${issuer}/ssf/streams/${id}/poll` },
+      min_verification_interval: 0,
+    }
   }
 
   #verify(init: RequestInit): Response {

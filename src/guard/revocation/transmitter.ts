@@ -33,6 +33,8 @@ export interface Stream {
   readonly configurationAddress: string
   /** Seconds that must pass between two such requests. */
   readonly minVerificationInterval: number
+  /** Those of the events asked for that it delivered when it was made. */
+  readonly delivers: readonly string[]
 }
 
 /** What a poll tells (RFC 8936 §2.4). */
@@ -134,7 +136,18 @@ export class Transmitter {
           : this.#address(configuration, 'verification_endpoint'),
       configurationAddress,
       minVerificationInterval: typeof interval === 'number' && interval > 0 ? interval : 0,
+      delivers: deliveredBy(stream),
     }
+  }
+
+  /** What a stream delivered once and does not any more. @throws TransmitterError, or whatever else was in the way */
+  async findUndelivered({ configurationAddress, id, delivers }: Stream): Promise<readonly string[]> {
+    const address = new URL(configurationAddress)
+    address.searchParams.set('stream_id', id)
+    const { response } = await this.#call(address.href, 'GET')
+    if (response.status !== 200) throw new TransmitterError('the configuration of the stream', response)
+    const delivered = deliveredBy(await objectIn(response, 'the configuration of the stream'))
+    return delivers.filter((type) => !delivered.includes(type))
   }
 
   /** Asks for a verification event with that state (SSF 1.0 §8.1.4). @returns when it was asked for, on `clock` */
@@ -307,6 +320,10 @@ async function objectIn(response: Response, what: string): Promise<Readonly<Reco
   const value: unknown = JSON.parse(await response.text())
   if (typeof value !== 'object' || value === null || Array.isArray(value)) throw new Error(`${what}: no JSON object`)
   return value as Readonly<Record<string, unknown>>
+}
+
+function deliveredBy({ events_delivered: delivered }: Readonly<Record<string, unknown>>): readonly string[] {
+  return REQUESTED_EVENTS.filter((type) => Array.isArray(delivered) && delivered.includes(type))
 }
 
 function text(value: unknown): string | undefined {
