@@ -278,8 +278,26 @@ function readableMessage(issue: z.core.$ZodRawIssue): string | undefined {
     case 'too_big':
     case 'too_small':
       return sizeMessage(issue)
+    case 'invalid_union': {
+      const word = readDiscriminator(issue)
+      if (word === undefined) return undefined
+      return word.given === undefined ? 'Required property missing' : `Value must be one of: ${word.options.join(', ')}`
+    }
     default:
       return undefined
+  }
+}
+
+/** The word that says which of several shapes is meant, when it names none of them; its field is the issue's own. */
+function readDiscriminator(
+  issue: z.core.$ZodIssue | z.core.$ZodRawIssue,
+): { readonly given: unknown; readonly options: readonly unknown[] } | undefined {
+  if (issue.code !== 'invalid_union' || typeof issue['discriminator'] !== 'string') return undefined
+  const { discriminator, input } = issue
+  const options: unknown = 'options' in issue ? issue['options'] : undefined
+  return {
+    given: (input as Readonly<Record<string, unknown>>)[discriminator],
+    options: Array.isArray(options) ? options : [],
   }
 }
 
@@ -308,7 +326,7 @@ const secretField = /pass|secret|token|api_?key|authorization|private|^k$|^d$|co
 
 /** What was sent for one field, when that may be said and is short. */
 function shownValue(issue: z.core.$ZodIssue): Pick<FieldError, 'value'> {
-  const { input } = issue
+  const input = readDiscriminator(issue)?.given ?? issue.input
   if (issue.path.some((key) => secretField.test(String(key)))) return {}
   if (typeof input === 'string') return input.length <= 64 ? { value: input } : {}
   return typeof input === 'number' || typeof input === 'boolean' || input === null ? { value: input } : {}
@@ -346,6 +364,11 @@ function constraintOf(issue: z.core.$ZodIssue): string {
   if (issue.code === 'invalid_type') return issue.input === undefined ? 'required' : 'type'
   if (issue.code === 'invalid_format') return 'format'
   if (issue.code === 'invalid_value') return issue.input === undefined ? 'required' : 'enum'
+  if (issue.code === 'invalid_union') {
+    const word = readDiscriminator(issue)
+    if (word === undefined) return 'type'
+    return word.given === undefined ? 'required' : 'enum'
+  }
   // A rule of ours says in `ownMembers` which it is.
   if (issue.code === 'custom') return 'format'
   return issue.code

@@ -29,7 +29,19 @@ describe('a JSON Patch is refused', () => {
   const malformed: [string, unknown, Partial<FieldError>[]][] = [
     ['when it is no array', { op: 'remove', path: '/name' }, [{ field: '', constraint: 'type' }]],
     ['when an operation is no object', ['remove'], [{ field: '[0]', constraint: 'type' }]],
-    ['for an operation that nobody knows', [{ op: 'spam', path: '/name' }], [{ field: '[0].op' }]],
+    [
+      'for an operation that nobody knows',
+      [{ op: 'spam', path: '/name' }, { path: '/name' }],
+      [
+        {
+          field: '[0].op',
+          value: 'spam',
+          constraint: 'enum',
+          message: 'Value must be one of: add, remove, replace, move, copy, test',
+        },
+        { field: '[1].op', constraint: 'required', message: 'Required property missing' },
+      ],
+    ],
     ['for an operation without a path', [{ op: 'remove' }], [{ field: '[0].path', constraint: 'required' }]],
     [
       'for every operation without its value',
