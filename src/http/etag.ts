@@ -11,12 +11,12 @@ export function versionTag(version: number, body: string): string {
 }
 
 /** A weak tag of a body that has no version of its own, such as a list's. */
-export function bodyTag(body: string): string {
+export function bodyTag(body: string | Uint8Array): string {
   return `W/"${digest(body).slice(0, 22)}"`
 }
 
-function digest(text: string): string {
-  return hash('sha256', text, 'base64url')
+function digest(body: string | Uint8Array): string {
+  return hash('sha256', body, 'base64url')
 }
 
 /** What a change may be based on; undefined: anything. `[]` fits nothing. */

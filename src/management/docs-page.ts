@@ -2,11 +2,11 @@
  * `/docs`: the OpenAPI document as a page, by Swagger UI, served from here under a strict Content-Security-Policy.
  * "Authorize" signs in through our own authorization code flow with PKCE, as the client `latchkey-docs`.
  */
-import { createHash } from 'node:crypto'
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { brotliCompressSync, constants } from 'node:zlib'
 import type { Middleware } from 'koa'
+import { bodyTag, matchesNone } from '../http/etag.ts'
 import type { OpenApiDocument } from '../http/openapi.ts'
 import { isRead } from '../http/problem-response.ts'
 import { contentSecurityPolicy } from '../http/security-headers.ts'
@@ -45,7 +45,8 @@ export function docsPage({ issuer, resource, document, logoUrl }: DocsPageParts)
   const served = new Map<string, Served>()
   const serve = (name: string, type: string, body: string | Buffer) => {
     const bytes = Buffer.from(body)
-    served.set(`/docs/${name}`, { type, body: bytes, tag: tagOf(bytes) })
+    // Weak, since it is that of the compressed bytes too.
+    served.set(`/docs/${name}`, { type, body: bytes, tag: bodyTag(bytes) })
   }
   if (folder !== undefined) {
     for (const [name, type] of Object.entries(files)) serve(name, type, readFileSync(join(folder, name)))
@@ -90,7 +91,7 @@ export function docsPage({ issuer, resource, document, logoUrl }: DocsPageParts)
     ctx.set('Cache-Control', 'no-cache')
     ctx.set('ETag', file.tag)
     ctx.vary('Accept-Encoding')
-    if (ctx.get('If-None-Match') === file.tag) {
+    if (!matchesNone(ctx.get('If-None-Match'), file.tag)) {
       ctx.status = 304
       return
     }
@@ -101,10 +102,6 @@ export function docsPage({ issuer, resource, document, logoUrl }: DocsPageParts)
       ctx.body = body
     } else ctx.body = file.body
   }
-}
-
-function tagOf(bytes: Buffer): string {
-  return `"${createHash('sha256').update(bytes).digest('base64url').slice(0, 22)}"`
 }
 
 function compress(body: Buffer): Buffer {
