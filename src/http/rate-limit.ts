@@ -369,13 +369,23 @@ function byTightness(a: Verdict, b: Verdict): number {
   return Number(a.allowed) - Number(b.allowed) || a.remaining - b.remaining || b.resetSeconds - a.resetSeconds
 }
 
-/** The refusal of a request that a limit did not let through. The headers of {@link rateLimitHeaders} go beside it. */
+/**
+ * The refusal of a request that a limit did not let through. The headers of {@link rateLimitHeaders} go beside it.
+ *
+ * @param message what there was too much of, where that is not requests
+ */
 export function rateLimitExceeded(
-  { limit, remaining, resetAt, retryAfterSeconds }: Verdict,
+  {
+    limit,
+    remaining,
+    resetAt,
+    retryAfterSeconds,
+  }: Pick<Verdict, 'limit' | 'remaining' | 'resetAt' | 'retryAfterSeconds'>,
   headers: Readonly<Record<string, string>> = {},
+  message = 'API rate limit exceeded',
 ): Problem {
   const resetSecond = new Date(Math.ceil(resetAt.getTime() / 1_000) * 1_000)
-  return new Problem('RATE_LIMIT_EXCEEDED', 'API rate limit exceeded', {
+  return new Problem('RATE_LIMIT_EXCEEDED', message, {
     members: { limit, remaining, reset_at: resetSecond.toISOString().replace('.000Z', 'Z') },
     retryAfterSeconds,
     headers,

@@ -9,7 +9,7 @@
 import type { Logger } from 'pino'
 import { writeAudit } from '../audit/audit.ts'
 import type { Db, Trx } from '../database/database.ts'
-import { Problem } from '../problems.ts'
+import { rateLimitExceeded } from '../http/rate-limit.ts'
 import { HashingOverloaded } from '../users/hashing-gate.ts'
 import type { PasswordHash, Passwords } from '../users/password.ts'
 import { findCredentials, findUser, replacePasswordHash, type User } from '../users/users.ts'
@@ -103,10 +103,7 @@ export async function provePassword(
   input: Pick<SignInInput, 'login' | 'password' | 'network' | 'requestId'>,
 ): Promise<boolean> {
   const reservation = await context.throttle.reserve({ login: input.login, network: input.network })
-  if (!reservation.isAllowed) {
-    const { retryAfterSeconds } = reservation
-    throw new Problem('RATE_LIMIT_EXCEEDED', 'Too many wrong passwords', { retryAfterSeconds })
-  }
+  if (!reservation.isAllowed) throw rateLimitExceeded({ ...reservation, remaining: 0 }, {}, 'Too many wrong passwords')
   const { found, matches } = await check(context, input).catch(async (error: unknown) => {
     await reservation.refund()
     throw error

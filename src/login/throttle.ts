@@ -37,6 +37,10 @@ export type Reservation =
       readonly isAllowed: false
       /** when there will be an attempt again, in whole seconds, at least 1 */
       readonly retryAfterSeconds: number
+      /** attempts in the full bucket */
+      readonly limit: number
+      /** when it is full again */
+      readonly resetAt: Date
       readonly bucket: 'account' | 'network' | 'device'
     }
 
@@ -87,7 +91,7 @@ export function openThrottle({ db, key, config }: ThrottleSettings): Throttle {
       const buckets = bucketsOf(attempt)
       for (const bucket of buckets) {
         if (await take(db, bucket)) continue
-        return { isAllowed: false, retryAfterSeconds: await secondsUntilNext(db, bucket), bucket: bucket.kind }
+        return { isAllowed: false, ...(await findWait(db, bucket)), limit: bucket.burst, bucket: bucket.kind }
       }
       return {
         isAllowed: true,
@@ -126,9 +130,16 @@ async function giveBack(db: Db, bucket: Bucket): Promise<void> {
     WHERE key = ${bucket.key}`.execute(db)
 }
 
-async function secondsUntilNext(db: Db, bucket: Bucket): Promise<number> {
+async function findWait(
+  db: Db,
+  bucket: Bucket,
+): Promise<{ readonly retryAfterSeconds: number; readonly resetAt: Date }> {
   const { rows } = await sql<{ tokens: number }>`
     SELECT ${filled(bucket)} AS tokens FROM sign_in_throttle AS t WHERE key = ${bucket.key}`.execute(db)
-  const missing = 1 - (rows[0]?.tokens ?? 1)
-  return Math.max(1, Math.ceil((missing * 3_600) / bucket.perHour))
+  const tokens = rows[0]?.tokens ?? 1
+  const secondsUntil = (wanted: number) => ((wanted - tokens) * 3_600) / bucket.perHour
+  return {
+    retryAfterSeconds: Math.max(1, Math.ceil(secondsUntil(1))),
+    resetAt: new Date(Date.now() + 1_000 * secondsUntil(bucket.burst)),
+  }
 }

@@ -10,6 +10,7 @@ import { systemActor, writeAudit, type Actor } from '../audit/audit.ts'
 import type { Db, Trx } from '../database/database.ts'
 import type { SignalStreamsTable } from '../database/tables.ts'
 import { findOutgoingProblem } from '../http/outgoing.ts'
+import { rateLimitExceeded } from '../http/rate-limit.ts'
 import { Problem } from '../problems.ts'
 import { signalStreamRow, type KeyEncryption } from '../signing/key-encryption.ts'
 import { isAlive } from './deliveries.ts'
@@ -393,10 +394,15 @@ export async function requestVerification(
     )
     .executeTakeFirstOrThrow()
   if (numUpdatedRows > 0n) return
-  throw new Problem(
-    'RATE_LIMIT_EXCEEDED',
+  throw rateLimitExceeded(
+    {
+      limit: 1,
+      remaining: 0,
+      resetAt: new Date(Date.now() + minVerificationIntervalSeconds * 1_000),
+      retryAfterSeconds: minVerificationIntervalSeconds,
+    },
+    {},
     `A verification may be asked for every ${minVerificationIntervalSeconds} seconds.`,
-    { retryAfterSeconds: minVerificationIntervalSeconds },
   )
 }
 

@@ -105,12 +105,9 @@ async function serve(version: ApiVersion = { version: '1' }, log = openTestLog()
     async limitCaller(caller) {
       if (caller.id !== 'hasty') return {}
       throw rateLimitExceeded({
-        allowed: false,
         limit: 1_000,
         remaining: 0,
-        resetSeconds: 600,
         retryAfterSeconds: 600,
-        windowSeconds: 3_600,
         resetAt: new Date('2025-01-15T15:00:00Z'),
       })
     },

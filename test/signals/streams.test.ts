@@ -225,6 +225,14 @@ eachDatabase((_open, engine) => {
       const refused = await ask()
       expect(codeOf(refused)).toBe('429 RATE_LIMIT_EXCEEDED')
       expect(refused.headers.get('retry-after')).toBe('1')
+      expect(refused.body['error']).toEqual({
+        code: 'RATE_LIMIT_EXCEEDED',
+        message: 'A verification may be asked for every 1 seconds.',
+        limit: 1,
+        remaining: 0,
+        reset_at: expect.stringMatching(/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$/),
+        retry_after: 1,
+      })
       await sql`UPDATE signal_streams SET verification_requested_at = now() - interval '1 second'`.execute(db)
       expect((await ask()).status).toBe(204)
     })
