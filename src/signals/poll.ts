@@ -70,7 +70,7 @@ export async function pollStream(
   if (Object.keys(refused).length > 0) poll.onRefused(request.setErrs)
   const receipt = { acknowledged: request.ack, refused }
   const stream = await receipts.take({ clientId: poll.clientId, streamId, receipt })
-  if (stream === undefined) throw noStream()
+  if (stream === undefined) throw noStream(streamId)
   if (stream.delivery_method !== 'poll') throw new Problem('CONFLICT', 'The events of this stream are pushed.')
   await renewStream(db, stream)
   const most = Math.min(request.maxEvents ?? usualEvents, mostEvents)

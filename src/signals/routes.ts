@@ -112,11 +112,11 @@ export function signalRoutes(parts: RouteParts): Middleware {
   })
 
   router.get(`${root}/streams`, ...protect, async (ctx) => {
-    const { stream_id: id } = ctx.query
+    const { stream_id: id } = parseInput(z.object({ stream_id: streamId.optional() }), ctx.query)
     if (id === undefined) {
       ctx.body = (await listStreams(db, clientOf(ctx))).map(show)
     } else {
-      const stream = await getStream(db, clientOf(ctx), parseInput(streamId, id))
+      const stream = await getStream(db, clientOf(ctx), id)
       await renewStream(db, stream)
       ctx.body = show(stream)
     }
@@ -175,7 +175,7 @@ export function signalRoutes(parts: RouteParts): Middleware {
   router.post(`${root}/streams/:stream_id/events`, ...protect, async (ctx) => {
     const request = parseInput(pollSchema, await read(ctx, 'may be empty'))
     const id = ctx.params['stream_id'] ?? ''
-    if (!streamId.safeParse(id).success) throw noStream()
+    if (!streamId.safeParse(id).success) throw noStream(isStorableText(id) ? id : '')
     const left = new AbortController()
     ctx.res.once('close', () => {
       if (!ctx.res.writableFinished) left.abort(new CallerLeft())

@@ -11,7 +11,7 @@ import type { Db, Trx } from '../database/database.ts'
 import type { SignalStreamsTable } from '../database/tables.ts'
 import { findOutgoingProblem } from '../http/outgoing.ts'
 import { rateLimitExceeded } from '../http/rate-limit.ts'
-import { Problem } from '../problems.ts'
+import { notFound, Problem } from '../problems.ts'
 import { signalStreamRow, type KeyEncryption } from '../signing/key-encryption.ts'
 import { isAlive } from './deliveries.ts'
 import { eventTypes, eventUri } from './events.ts'
@@ -224,7 +224,7 @@ export async function getStream(db: Db, clientId: string, streamId: string): Pro
     .where('client_id', '=', clientId)
     .where(isAlive)
     .executeTakeFirst()
-  if (stream === undefined) throw noStream()
+  if (stream === undefined) throw noStream(streamId)
   return stream
 }
 
@@ -247,10 +247,9 @@ export function listStreams(db: Db, clientId: string): Promise<Stream[]> {
     .execute()
 }
 
-export function noStream(): Problem {
-  return new Problem('RESOURCE_NOT_FOUND', 'There is no such stream of this client.', {
-    members: { resource_type: 'stream' },
-  })
+/** In the same words whether there is no such stream or it is another client's. */
+export function noStream(streamId: string): Problem {
+  return notFound('stream', streamId, '/ssf/streams')
 }
 
 /**
@@ -294,7 +293,7 @@ export async function updateStream(
     .where('client_id', '=', clientId)
     .returning(streamColumns)
     .executeTakeFirst()
-  if (stream === undefined) throw noStream()
+  if (stream === undefined) throw noStream(streamId)
   const hasNewHeader = settings.delivery?.method === pushMethod && settings.delivery.authorization_header !== undefined
   if (!hasNewHeader && isDeepStrictEqual(described(before), described(stream))) return stream
   await writeAudit(trx, actor, {
@@ -356,7 +355,7 @@ export async function setStreamStatus(
     .where('stream_id', '=', streamId)
     .returning(streamColumns)
     .executeTakeFirst()
-  if (stream === undefined) throw noStream()
+  if (stream === undefined) throw noStream(streamId)
   // Said again: it lasts longer by it, and is what it was.
   if (isDeepStrictEqual(statusOf(before), statusOf(stream))) return stream
   await writeAudit(trx, actor, {

@@ -129,7 +129,7 @@ export function openWaiting({
     if (waiters.get(waiter.streamId) !== waiter) return
     if (pending === undefined) {
       waiters.delete(waiter.streamId)
-      waiter.reject(noStream())
+      waiter.reject(noStream(waiter.streamId))
     } else if (waiter.isLast || isSomething(pending)) {
       waiters.delete(waiter.streamId)
       void render(waiter, pending).then(waiter.resolve, waiter.reject)

@@ -130,6 +130,7 @@ eachDatabase((_open, engine) => {
       for (const [method, path, body] of requestsAbout(stream)) {
         const answer = await stranger.request(method, path, body)
         expect([method, path, codeOf(answer)]).toEqual([method, path, '404 RESOURCE_NOT_FOUND'])
+        expect(answer.body['error']).toMatchObject({ resource_type: 'stream', resource_id: stream })
       }
       expect((await stranger.request('GET', '/ssf/streams')).body).toEqual([])
       expect((await receiver.request('GET', `/ssf/status?stream_id=${stream}`)).body['status']).toBe('enabled')
@@ -150,18 +151,30 @@ eachDatabase((_open, engine) => {
   describe('what is refused', () => {
     it('a stream that there is not', async () => {
       for (const [method, path, body] of requestsAbout(nobodys)) {
-        expect([method, path, codeOf(await receiver.request(method, path, body))]).toEqual([
-          method,
-          path,
-          '404 RESOURCE_NOT_FOUND',
-        ])
+        const answer = await receiver.request(method, path, body)
+        expect([method, path, codeOf(answer)]).toEqual([method, path, '404 RESOURCE_NOT_FOUND'])
+        expect(answer.body['error']).toEqual({
+          code: 'RESOURCE_NOT_FOUND',
+          message: `Stream '${nobodys}' not found`,
+          resource_type: 'stream',
+          resource_id: nobodys,
+          suggestions: ['Use GET /ssf/streams to list available streams', 'Check stream_id spelling'],
+        })
       }
       expect(codeOf(await receiver.poll('%00'))).toBe('404 RESOURCE_NOT_FOUND')
       for (const query of ['', '?stream_id=', '?stream_id=%00', `?stream_id=${stream}&stream_id=${stream}`]) {
-        expect(codeOf(await receiver.request('DELETE', `/ssf/streams${query}`))).toBe('400 VALIDATION_ERROR')
-        expect(codeOf(await receiver.request('GET', `/ssf/status${query}`))).toBe('400 VALIDATION_ERROR')
+        const asked = [
+          ['DELETE', '/ssf/streams'],
+          ['GET', '/ssf/status'],
+          // Of no stream in particular it is the list.
+          ...(query === '' ? [] : [['GET', '/ssf/streams'] as const]),
+        ] as const
+        for (const [method, path] of asked) {
+          const answer = await receiver.request(method, path + query)
+          expect([method, path, query, codeOf(answer)]).toEqual([method, path, query, '400 VALIDATION_ERROR'])
+          expect(answer.body['error']).toMatchObject({ details: [{ field: 'stream_id' }] })
+        }
       }
-      expect(codeOf(await receiver.request('GET', '/ssf/streams?stream_id=%00'))).toBe('400 VALIDATION_ERROR')
     })
 
     it('a body that is no JSON, of another type, or too large', async () => {
