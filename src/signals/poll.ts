@@ -67,10 +67,10 @@ export async function pollStream(
   const refused = Object.fromEntries(
     Object.entries(request.setErrs).map(([jti, { err }]) => [jti, readRefusalCode(err)]),
   )
-  if (Object.keys(refused).length > 0) poll.onRefused(request.setErrs)
   const receipt = { acknowledged: request.ack, refused }
   const stream = await receipts.take({ clientId: poll.clientId, streamId, receipt })
   if (stream === undefined) throw noStream(streamId)
+  if (Object.keys(refused).length > 0) poll.onRefused(request.setErrs)
   if (stream.delivery_method !== 'poll') throw new Problem('CONFLICT', 'The events of this stream are pushed.')
   await renewStream(db, stream)
   const most = Math.min(request.maxEvents ?? usualEvents, mostEvents)

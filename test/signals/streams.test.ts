@@ -132,6 +132,9 @@ eachDatabase((_open, engine) => {
         expect([method, path, codeOf(answer)]).toEqual([method, path, '404 RESOURCE_NOT_FOUND'])
         expect(answer.body['error']).toMatchObject({ resource_type: 'stream', resource_id: stream })
       }
+      const setErrs = { 'a-jti-of-theirs': { err: 'invalid_key' } }
+      expect((await stranger.poll(stream, { returnImmediately: true, setErrs })).status).toBe(404)
+      expect(provider.log()).not.toContain('a-jti-of-theirs')
       expect((await stranger.request('GET', '/ssf/streams')).body).toEqual([])
       expect((await receiver.request('GET', `/ssf/status?stream_id=${stream}`)).body['status']).toBe('enabled')
     })
