@@ -2,6 +2,7 @@
 import { request } from 'node:http'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { sql } from 'kysely'
 import { beforeAll, describe, expect, it } from 'vitest'
 import { eachDatabase } from '../support/databases.ts'
 import { openManagement, type Called, type CallOptions, type Json, type Management } from '../support/management.ts'
@@ -1207,6 +1208,30 @@ eachDatabase((_open, engine) => {
       expect(await emails(`created_before=${since}`)).toEqual([])
       expect((await emails(`created_after=${since}&email_verified=false`)).length).toBeGreaterThanOrEqual(1)
       expect(await emails('role=administrator')).toEqual([])
+    })
+
+    it('by time begin with the moment that is named, to the microsecond, and end before it', async () => {
+      const { path } = await createUser('bounded')
+      const id = path.split('/').at(-1) ?? ''
+      const moment = (column: string) =>
+        sql<string>`to_char(${sql.ref(column)} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')`
+      const { db } = api.provider.database
+      const created = await db
+        .selectFrom('users')
+        .select(moment('created_at').as('at'))
+        .where('id', '=', id)
+        .executeTakeFirstOrThrow()
+      const occurred = await db
+        .selectFrom('audit_events')
+        .select(moment('occurred_at').as('at'))
+        .where('target_id', '=', id)
+        .executeTakeFirstOrThrow()
+      const totals = async (list: string, name: string, { at }: { at: string }) => {
+        const total = async (query: string) => (await api.call(`${list}&${query}`)).body.pagination.total
+        return [await total(`${name}_after=${at}`), await total(`${name}_before=${at}`)]
+      }
+      expect(await totals('/v1/users?email=bounded@http.example', 'created', created)).toEqual([1, 0])
+      expect(await totals(`/v1/audit?target_id=${id}`, 'occurred', occurred)).toEqual([1, 0])
     })
 
     it('keep filters, order and fields in their links', async () => {

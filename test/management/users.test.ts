@@ -71,6 +71,26 @@ eachDatabase((_open, engine) => {
       expect(body.error.details[0]).toMatchObject({ field: 'password' })
     })
 
+    it('is a password that says who it is of, or that is weak, whether it is the first or another', async () => {
+      const email = 'seven.otters@example.org'
+      const created = await api.call('/v1/users', { method: 'POST', body: { email } })
+      const path = `/v1/users/${String(created.body['user_id'])}/password`
+      // Beside something else that is wrong it is said too.
+      for (const more of [{}, { unknown: true }]) {
+        for (const password of ['seven.otters@example.org', 'password']) {
+          const first = { email: 'Seven.Otters@example.org', password, ...more }
+          for (const [method, target, body] of [
+            ['POST', '/v1/users', first],
+            ['PUT', path, { password, ...more }],
+          ] as const) {
+            const answer = await api.call(target, { method, body })
+            expect([method, password, answer.status]).toEqual([method, password, 400])
+            expect(answer.body.error.details.map(({ field }) => field)).toContain('password')
+          }
+        }
+      }
+    })
+
     it('is all that is wrong with a person at once: schema, password and attributes', async () => {
       const fieldsOf = async (path: string, method: string, body: object) => {
         const answer = await api.call(path, { method, body })
