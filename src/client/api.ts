@@ -589,7 +589,7 @@ export interface paths {
         };
         /**
          * Which versions of this API are in use, and by whom
-         * @description The last seven days, unless `from` and `to` say otherwise; both days are part of it, in UTC.
+         * @description The seven days that end with `to`, which is today, unless `from` and `to` say otherwise; both days are part of it, in UTC.
          */
         get: operations["getUsage"];
         put?: never;

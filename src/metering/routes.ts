@@ -346,7 +346,8 @@ export function meteringRoutes({ cursors }: MeteringRoutesParts): readonly Endpo
       path: '/v1/usage',
       name: 'getUsage',
       summary: 'Which versions of this API are in use, and by whom',
-      description: 'The last seven days, unless `from` and `to` say otherwise; both days are part of it, in UTC.',
+      description:
+        'The seven days that end with `to`, which is today, unless `from` and `to` say otherwise; both days are part of it, in UTC.',
       tag: 'Usage',
       access: holdersOf('usage:read'),
       query: z.strictObject({
@@ -356,12 +357,18 @@ export function meteringRoutes({ cursors }: MeteringRoutesParts): readonly Endpo
       }),
       responses: { 200: usageBody },
       async handle({ db, query }) {
-        const { rows } = await sql<{ today: string; before: string }>`
-          SELECT (clock_timestamp() AT TIME ZONE 'UTC')::date::text AS today,
-            ((clock_timestamp() AT TIME ZONE 'UTC')::date - 6)::text AS before`.execute(db)
-        const from = query.from ?? rows[0]?.before ?? ''
-        const to = query.to ?? rows[0]?.today ?? ''
         const { version } = query
+        const { rows } = await sql<{ from: string; to: string }>`
+          SELECT coalesce(${query.from ?? null}::date, last - 6)::text AS "from", last::text AS "to"
+          FROM (
+            SELECT coalesce(${query.to ?? null}::date, (clock_timestamp() AT TIME ZONE 'UTC')::date) AS last
+          ) AS period`.execute(db)
+        const { from = '', to = '' } = rows[0] ?? {}
+        if (from > to) {
+          throw invalidFields([
+            { field: 'from', value: from, constraint: 'maximum', message: `Must not be later than ${to}` },
+          ])
+        }
         const { versions, callers } = await summarizeUsage(db, {
           from,
           to,

@@ -832,6 +832,18 @@ eachDatabase((_open, engine) => {
       expect(Math.abs(Date.now() - to)).toBeLessThan(2 * 86_400_000)
     })
 
+    it('of use up to a day is of the seven that end with it; a time that ends before it begins is refused', async () => {
+      const { body } = await api.call('/v1/usage?to=2026-03-03')
+      expect([body['from'], body['to']]).toEqual(['2026-02-25', '2026-03-03'])
+      const one = await api.call('/v1/usage?from=2026-03-03&to=2026-03-03')
+      expect([one.status, one.body['from'], one.body['to']]).toEqual([200, '2026-03-03', '2026-03-03'])
+      for (const query of ['from=2026-03-04&to=2026-03-03', 'from=9999-12-31']) {
+        const answer = await api.call(`/v1/usage?${query}`)
+        expect([query, ...refusal(answer)]).toEqual([query, 400, 'VALIDATION_ERROR'])
+        expect(answer.body.error.details).toMatchObject([{ field: 'from', constraint: 'maximum' }])
+      }
+    })
+
     it('does not look at a body that came along', async () => {
       const { status } = await send('/v1/plans', {
         headers: { 'content-type': 'text/plain', 'content-length': '8' },
