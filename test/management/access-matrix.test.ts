@@ -119,6 +119,24 @@ eachDatabase((_open, engine) => {
     )
   })
 
+  it('a person needs the scope for their own too: to see is not to change, nor the other way round', async () => {
+    const own = operations.flatMap((operation) => {
+      const scope = ownScopeOf(operation)
+      return scope === undefined ? [] : [{ operation, scope }]
+    })
+    expect(new Set(own.map(({ scope }) => scope))).toEqual(new Set(['self:read', 'self:write']))
+    const seeing = await world.api.signIn(somebody.person, ['self:read'])
+    const changing = await world.api.signIn(somebody.person, ['self:write'])
+    for (const { operation, scope } of own) {
+      expect([operation.id, scope]).toEqual([operation.id, operation.method === 'GET' ? 'self:read' : 'self:write'])
+      const request = await requestAboutOwn(operation, await requestAbout(world, operation), true)
+      const token = scope === 'self:read' ? changing : seeing
+      const { status, headers } = await sendRequest(world, operation, { ...request, token })
+      expect([operation.id, status]).toEqual([operation.id, 403])
+      expect(headers.get('www-authenticate')).toContain(scope)
+    }
+  })
+
   /** About what is the caller's own: somebody fresh, unless nothing becomes of it. */
   async function requestAboutOwn(operation: Operation, request: Request, isKept: boolean): Promise<Request> {
     const { person, session_id, grant_id } = isKept ? somebody : await makeSomebody(world)
@@ -175,4 +193,8 @@ async function makeSomebody({ targets }: World): Promise<Somebody> {
 /** The first way to call it is by a scope for anybody's; a second, by one for one's own. */
 function scopeOf({ security = [] }: Operation): string {
   return security[0]?.['oauth2']?.[0] ?? ''
+}
+
+function ownScopeOf({ security = [] }: Operation): string | undefined {
+  return security.map(({ oauth2 }) => oauth2?.[0]).find((scope) => scope?.startsWith('self:') === true)
 }
