@@ -327,7 +327,8 @@ const secretField = /pass|secret|token|api_?key|authorization|private|^k$|^d$|co
 /** What was sent for one field, when that may be said and is short. */
 function shownValue(issue: z.core.$ZodIssue): Pick<FieldError, 'value'> {
   const input = readDiscriminator(issue)?.given ?? issue.input
-  if (issue.path.some((key) => secretField.test(String(key)))) return {}
+  // All that was sent has no name, and may be what its address is for: a password.
+  if (issue.path.length === 0 || issue.path.some((key) => secretField.test(String(key)))) return {}
   if (typeof input === 'string') return input.length <= 64 ? { value: input } : {}
   return typeof input === 'number' || typeof input === 'boolean' || input === null ? { value: input } : {}
 }

@@ -60,6 +60,10 @@ eachDatabase((_open, engine) => {
       expect(body.error.details.map(({ field }) => field).sort()).toEqual(['email', 'name', 'password', 'role'])
       expect(body.error.details.find(({ field }) => field === 'email')).toMatchObject({ value: 'not-an-email' })
       expect(text).not.toContain('12345678')
+      // Nor one that is all of the body.
+      const bare = await api.call('/v1/users/me/password', { method: 'PUT', body: 'twelve blue kettles' })
+      expect([bare.status, bare.body.error.details[0]]).toMatchObject([400, { field: '', constraint: 'type' }])
+      expect(bare.text).not.toContain('kettles')
     })
 
     it('is a password that is too short or too common', async () => {
