@@ -64,6 +64,13 @@ const line = z
   .regex(/^\P{Cc}*$/u, 'must hold no control characters')
 const webAddress = z.url({ protocol: /^https?$/, error: 'must be an http or https URL' }).max(2_048)
 
+const isoDate = z.iso.date()
+
+/** OpenID Connect Core §5.1: the year alone, or 0000 for the year that is kept back; 2000 has every day. */
+function isBirthdate(text: string): boolean {
+  return text.length === 4 || isoDate.safeParse(text.replace(/^0000/, '2000')).success
+}
+
 const profileSchema = z.strictObject({
   given_name: line.optional(),
   family_name: line.optional(),
@@ -76,7 +83,8 @@ const profileSchema = z.strictObject({
   gender: line.optional(),
   birthdate: z
     .string()
-    .regex(/^(\d{4}(-\d\d-\d\d)?)$/, 'must be YYYY-MM-DD or YYYY')
+    .regex(/^(\d{4}(-\d\d-\d\d)?)$/, { error: 'must be YYYY-MM-DD or YYYY', abort: true })
+    .refine(isBirthdate, 'must be a day that there is')
     .optional(),
   zoneinfo: line.optional(),
   locale: line.optional(),

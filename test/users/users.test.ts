@@ -142,6 +142,23 @@ eachDatabase((open) => {
       ])
     })
 
+    it.each(['2025-02-30', '9999-99-99', '2025-13-01', '0000-02-30', '0000-00-00'])(
+      'refuses %s as a birthdate: there is no such day',
+      async (birthdate) => {
+        expect(await problemOf(create(db, { profile: { birthdate } }))).toMatchObject({
+          code: 'VALIDATION_ERROR',
+          details: [{ field: 'profile.birthdate', constraint: 'format' }],
+        })
+      },
+    )
+
+    it('takes a birthdate whose year or day is kept back (OpenID Connect Core §5.1)', async () => {
+      for (const birthdate of ['0000-02-29', '1980', '1980-02-29']) {
+        const { profile } = await create(db, { email: `born-${birthdate}@example.com`, profile: { birthdate } })
+        expect(profile).toEqual({ birthdate })
+      }
+    })
+
     it('leaves nothing behind when the transaction fails', async () => {
       const email = 'rolled-back@example.com'
       const failed = write(db, async (trx) => {
