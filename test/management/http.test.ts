@@ -4,6 +4,7 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { sql } from 'kysely'
 import { beforeAll, describe, expect, it } from 'vitest'
+import { writeAudit, type Actor } from '../../src/audit/audit.ts'
 import { eachDatabase } from '../support/databases.ts'
 import { openManagement, type Called, type CallOptions, type Json, type Management } from '../support/management.ts'
 
@@ -1272,6 +1273,37 @@ eachDatabase((_open, engine) => {
       )
       expect(await actions(`target_id=${id}&occurred_before=2020-01-01T00:00:00Z`)).toEqual([])
       expect(await actions(`target_id=${id}&sort=occurred_at`)).toEqual(['user.created', 'user.updated'])
+      const actor: Actor = { type: 'operator', id: 'olga', onBehalfOf: id }
+      await api.provider.database.db
+        .transaction()
+        .execute((trx) =>
+          writeAudit(trx, actor, { action: 'done.for', target: { type: 'thing', id: 'of-the-record' } }),
+        )
+      expect(await actions(`actor_id=${id}`)).toEqual(['done.for'])
+      expect(await actions(`actor_id=olga&target_type=thing`)).toEqual(['done.for'])
+      expect(await actions(`actor_id=olga&target_type=user`)).toEqual([])
+    })
+
+    it('of clients are filtered by whether they are active, whose they are, and their plan', async () => {
+      const machine = async (name: string) => {
+        const client = { client_id: `filtered-${name}`, type: 'machine', name: 'Filtered' }
+        expect((await api.call('/v1/clients', { method: 'POST', body: client })).status).toBe(201)
+        return `/v1/clients/${client.client_id}`
+      }
+      await patch(await machine('off'), { is_active: false })
+      await patch(await machine('own'), { first_party: true })
+      await api.call(`${await machine('planned')}/plan`, { method: 'PUT', body: { plan: 'Basic Plan' } })
+      const found = async (query: string) => {
+        const { status, body } = await api.call(`/v1/clients?${query}&sort=client_id&limit=100`)
+        expect([query, status]).toEqual([query, 200])
+        return idsOf(body, 'clients', 'client_id').flatMap((id) => /^filtered-(.*)$/.exec(id)?.[1] ?? [])
+      }
+      expect(await found('is_active=false')).toEqual(['off'])
+      expect(await found('is_active=true')).toEqual(['own', 'planned'])
+      expect(await found('first_party=true')).toEqual(['own'])
+      expect(await found('first_party=false&is_active=true')).toEqual(['planned'])
+      expect(await found('plan=Basic%20Plan')).toEqual(['planned'])
+      expect(await found('plan=Basic')).toEqual([])
     })
   })
 
