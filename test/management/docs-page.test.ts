@@ -44,6 +44,10 @@ describe('the page', () => {
       const whole = await fetch(`${url}/docs/${name}`, { headers: { 'accept-encoding': 'identity' } })
       const { headers } = await fetch(`${url}/docs/${name}`, { headers: { 'accept-encoding': 'br' } })
       expect([name, whole.status, whole.headers.get('cache-control')]).toEqual([name, 200, 'no-cache'])
+      const refused = await fetch(`${url}/docs/${name}`, { headers: { 'accept-encoding': 'br;q=0, identity' } })
+      for (const { headers } of [whole, refused]) {
+        expect([name, headers.get('content-encoding'), headers.get('vary')]).toEqual([name, null, 'Accept-Encoding'])
+      }
       expect([name, headers.get('content-encoding'), headers.get('etag')]).toEqual([
         name,
         'br',
