@@ -78,16 +78,21 @@ eachDatabase((openNew) => {
       const names = Array.from({ length: 8 }, (_, i) => `role-${i}`)
       const any = () => names[random(names.length)] ?? ''
       const counts = { done: 0, refused: 0 }
-      for (let step = 0; step < 120; step += 1) {
-        const name = any()
-        const includes = Array.from({ length: random(4) }, any).filter((one) => one !== name)
+      for (const [i, name] of [...names.entries()].reverse()) {
+        await inTransaction(database, (trx) => createRole(trx, operator, { name, includes: names.slice(i + 1, i + 3) }))
+      }
+      for (let step = 0; step < 80; step += 1) {
+        // Early ones mostly include later ones, so that most changes are none that would close a circle.
+        const place = random(names.length)
+        const name = names[place] ?? ''
+        const includes = Array.from({ length: random(3) }, () => names[place + 1 + random(4)] ?? any())
+        const put = (trx: Trx) => putRole(trx, operator, { name, includes })
         const change = [
-          (trx: Trx) => putRole(trx, operator, { name, includes }),
-          (trx: Trx) => putRole(trx, operator, { name, includes }),
+          ...[put, put, put, put],
           (trx: Trx) => includeRole(trx, operator, { role: name, included: any() }),
           (trx: Trx) => excludeRole(trx, operator, { role: name, included: any() }),
-          (trx: Trx) => (step % 3 === 0 ? deleteRole(trx, operator, { name }) : putRole(trx, operator, { name })),
-        ][random(5)]
+          (trx: Trx) => deleteRole(trx, operator, { name }),
+        ][random(7)]
         try {
           await inTransaction(database, async (trx) => change?.(trx))
           counts.done += 1
@@ -99,12 +104,14 @@ eachDatabase((openNew) => {
         }
         const { kept, walked } = await reachOf(database)
         expect({ step, kept }).toEqual({ step, kept: walked })
-        const { rows: circles } = await sql`
-          SELECT 1 FROM role_reach there JOIN role_reach back ON back.role = there.reached AND back.reached = there.role
-          WHERE there.role <> there.reached`.execute(database.db)
+        const pairs = new Set(walked)
+        const circles = walked.filter((pair) => {
+          const [role = '', reached = ''] = pair.split(' > ')
+          return role !== reached && pairs.has(`${reached} > ${role}`)
+        })
         expect(circles).toEqual([])
       }
-      expect(counts.done).toBeGreaterThan(40)
+      expect(counts.done).toBeGreaterThan(30)
       expect(counts.refused).toBeGreaterThan(10)
     })
 
