@@ -78,7 +78,7 @@ eachDatabase((openNew) => {
       const names = Array.from({ length: 8 }, (_, i) => `role-${i}`)
       const any = () => names[random(names.length)] ?? ''
       const counts = { done: 0, refused: 0 }
-      for (const [i, name] of [...names.entries()].reverse()) {
+      for (const [i, name] of [...names.entries()].toReversed()) {
         await inTransaction(database, (trx) => createRole(trx, operator, { name, includes: names.slice(i + 1, i + 3) }))
       }
       for (let step = 0; step < 80; step += 1) {
@@ -88,7 +88,10 @@ eachDatabase((openNew) => {
         const includes = Array.from({ length: random(3) }, () => names[place + 1 + random(4)] ?? any())
         const put = (trx: Trx) => putRole(trx, operator, { name, includes })
         const change = [
-          ...[put, put, put, put],
+          put,
+          put,
+          put,
+          put,
           (trx: Trx) => includeRole(trx, operator, { role: name, included: any() }),
           (trx: Trx) => excludeRole(trx, operator, { role: name, included: any() }),
           (trx: Trx) => deleteRole(trx, operator, { name }),

@@ -228,7 +228,7 @@ onPostgres(() => {
     for (let round = 0; round < 20; round += 1) {
       for (const name of ['left', 'right']) await include(0, name, [])
       const answers = await Promise.all([include(round, 'left', ['right']), include(round + 1, 'right', ['left'])])
-      expect(answers.map(({ status }) => status).sort()).toEqual([200, 409])
+      expect(countOf(answers.map(({ status }) => status))).toEqual({ 200: 1, 409: 1 })
       const included = [await api.call('/v1/roles/left'), await api.call('/v1/roles/right')]
       expect(included.flatMap(({ body }) => body['includes'])).toHaveLength(1)
     }

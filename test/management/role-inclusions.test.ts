@@ -89,7 +89,7 @@ eachDatabase((_open, engine) => {
     it.each([2, 3, 4])('that would close a circle of %i, which is named, and nothing changes', async (length) => {
       const names = Array.from({ length }, (_, i) => targets.unique(`circle-${i}`))
       const first = names[0] ?? ''
-      for (const [i, name] of [...names.entries()].reverse()) {
+      for (const [i, name] of [...names.entries()].toReversed()) {
         await put(name, { includes: names.slice(i + 1, i + 2) })
       }
       const last = names.at(-1) ?? ''
