@@ -44,6 +44,8 @@ import { ensureOwnEntries, signalsResourceId } from './oauth/own-entries.ts'
 import { redirectPostToGet } from './oauth/post-requests.ts'
 import { openOAuth } from './oauth/provider.ts'
 import { openRegisteredOrigins } from './oauth/registered-origins.ts'
+import { onRevoked } from './revocation/revocations.ts'
+import { readFeedFigures } from './signals/deliveries.ts'
 import { openSignals } from './signals/signals.ts'
 import { endExpiredStreams } from './signals/streams.ts'
 import { openKeyEncryption } from './signing/key-encryption.ts'
@@ -109,8 +111,10 @@ export async function openServer({ config, log, phase }: ServerParts): Promise<O
     const metrics = openMetrics({
       hashing: () => passwords.stats(),
       pool: database.pool,
+      feed: () => readFeedFigures(database.db),
       withProcess: config.managementPort !== undefined,
     })
+    closers.unshift(onRevoked(metrics.countRevoked))
     const limiter = opened(openRateLimiter({ db: database.db, log }))
     const plans = opened(openPlanDirectory(database.db, changes))
     const meter = openMeter({ limiter, plans })
@@ -162,6 +166,8 @@ export async function openServer({ config, log, phase }: ServerParts): Promise<O
         jwksUri: `${config.issuer}${endpoints.jwks}`,
         phase,
         log,
+        onDelivered: metrics.countDelivered,
+        onPushFailed: metrics.countPushFailed,
       }),
     )
 

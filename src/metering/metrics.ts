@@ -3,8 +3,10 @@
  * be asked at any time (queues, pools) is asked when somebody reads. Labels are patterns and names from our own source:
  * never a path, an id or anything else that came in a request, so that there are only as many series as routes.
  *
- * With several workers each counts for itself, and the primary sums (`openFleetMetrics`).
+ * With several workers each counts for itself, and the primary sums (`openFleetMetrics`), but for what all of them read
+ * from the one database.
  */
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { Middleware } from 'koa'
 import { AggregatorRegistry, collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from 'prom-client'
 import type { PoolUse } from '../database/database.ts'
@@ -14,6 +16,8 @@ export interface MetricsParts {
   readonly hashing: () => { readonly running: number; readonly waiting: number }
   /** undefined: there is no pool */
   readonly pool: (() => PoolUse) | undefined
+  /** how the feed of revocations stands, over all processes; one that fails, or takes long, is left out */
+  readonly feed: () => Promise<FeedFigures>
   /** also of the process itself: processor time, memory, lag of the event loop; they are measured all the time */
   readonly withProcess: boolean
 }
@@ -25,6 +29,9 @@ export interface Metrics {
   readonly countRateLimited: (limit: string) => void
   readonly countTokenIssued: (grantType: string, kind: TokenKind) => void
   readonly countSignIn: (outcome: string) => void
+  readonly countRevoked: (kind: string, count: number) => void
+  readonly countDelivered: (way: 'poll' | 'push', count: number) => void
+  readonly countPushFailed: (reason: string) => void
   /** what `openFleetMetrics` sums */
   readonly snapshot: () => Promise<MetricsSnapshot>
   readonly text: MetricsText
@@ -40,10 +47,20 @@ export type MetricsSnapshot = Awaited<ReturnType<Registry['getMetricsAsJSON']>>
 /** of a `MetricsText` */
 export const metricsContentType = Registry.PROMETHEUS_CONTENT_TYPE
 
+/** How the feed of revocations stands: what signals/ reads. */
+export interface FeedFigures {
+  readonly streams: readonly { readonly status: string; readonly delivery: string; readonly count: number }[]
+  /** in seconds; 0: nothing waits */
+  readonly oldestPendingSeconds: number
+}
+
+/** In milliseconds: whoever reads metrics when the database is in trouble must not wait for it. */
+const feedWithinMs = 1_000
+
 const durationBuckets = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 30]
 const knownMethods = new Set(['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'])
 
-export function openMetrics({ hashing, pool, withProcess }: MetricsParts): Metrics {
+export function openMetrics({ hashing, pool, feed, withProcess }: MetricsParts): Metrics {
   const registry = new Registry()
   const registers = [registry]
   if (withProcess) collectDefaultMetrics({ register: registry })
@@ -84,6 +101,62 @@ export function openMetrics({ hashing, pool, withProcess }: MetricsParts): Metri
     labelNames: ['outcome'],
     registers,
   })
+  const revocations = new Counter({
+    name: 'latchkey_revocations_total',
+    help: 'Revocations that were written, by what they end',
+    labelNames: ['kind'],
+    registers,
+  })
+  const delivered = new Counter({
+    name: 'latchkey_signal_events_delivered_total',
+    help: 'Security events that were sent: in answers to polls, repetitions too, or by pushes that were accepted',
+    labelNames: ['way'],
+    registers,
+  })
+  const pushFailures = new Counter({
+    name: 'latchkey_signal_push_failures_total',
+    help: 'Pushes of security events that were not accepted, by why',
+    labelNames: ['reason'],
+    registers,
+  })
+  // Every process reads the same of these from the database: a sum over workers would be a multiple.
+  const streams = new Gauge({
+    name: 'latchkey_signal_streams',
+    help: 'Streams of security events, by their status and delivery',
+    labelNames: ['status', 'delivery'],
+    registers,
+    aggregator: 'max',
+    collect: collectFeed,
+  })
+  const pendingSeconds = new Gauge({
+    name: 'latchkey_signal_oldest_pending_seconds',
+    help: 'For how long the oldest revocation waits that an enabled stream has not acknowledged',
+    registers,
+    aggregator: 'max',
+    collect: collectFeed,
+  })
+  let collecting: Promise<void> | undefined
+
+  /** Once for both. What cannot be known is not shown: an old figure would pass for a good one. */
+  function collectFeed(): Promise<void> {
+    return (collecting ??= readFeed().finally(() => {
+      collecting = undefined
+    }))
+  }
+
+  async function readFeed(): Promise<void> {
+    const late = sleep(feedWithinMs, undefined, { ref: false })
+    const figures = await Promise.race([feed().catch(() => undefined), late])
+    streams.reset()
+    pendingSeconds.remove()
+    if (figures === undefined) return
+    for (const status of ['enabled', 'paused', 'disabled']) {
+      for (const delivery of ['poll', 'push']) streams.set({ status, delivery }, 0)
+    }
+    for (const { status, delivery, count } of figures.streams) streams.set({ status, delivery }, count)
+    pendingSeconds.set(figures.oldestPendingSeconds)
+  }
+
   addGauge('latchkey_hashing_under_way', 'Password hashes that are being computed', () => hashing().running)
   addGauge('latchkey_hashing_queue_length', 'Password hashes that wait for their turn', () => hashing().waiting)
   if (pool !== undefined) {
@@ -114,6 +187,9 @@ export function openMetrics({ hashing, pool, withProcess }: MetricsParts): Metri
     countRateLimited: (limit) => rateLimited.inc({ limit }),
     countTokenIssued: (grantType, kind) => tokens.inc({ grant_type: grantType, kind }),
     countSignIn: (outcome) => signIns.inc({ outcome }),
+    countRevoked: (kind, count) => revocations.inc({ kind }, count),
+    countDelivered: (way, count) => delivered.inc({ way }, count),
+    countPushFailed: (reason) => pushFailures.inc({ reason }),
     snapshot: () => registry.getMetricsAsJSON(),
     text: () => registry.metrics(),
   }

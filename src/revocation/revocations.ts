@@ -39,6 +39,24 @@ export type Revocation = {
   | { readonly kind: 'user' | 'client'; readonly subject: string; readonly tokenVersion: number }
 )
 
+type RevocationKind = Revocation['kind']
+type Listener = (kind: RevocationKind, count: number) => void
+const listeners = new Set<Listener>()
+
+/**
+ * Calls `listener` with every row that this process writes, for the metrics: nobody acts by it, since its transaction may
+ * yet be rolled back. Whoever revokes has a transaction in hand and nothing else, so this is of the process.
+ * @returns what ends it
+ */
+export function onRevoked(listener: Listener): () => void {
+  listeners.add(listener)
+  return () => void listeners.delete(listener)
+}
+
+function tell(kind: RevocationKind, count: number): void {
+  for (const listener of listeners) listener(kind, count)
+}
+
 export async function revoke(trx: Trx, revocation: Revocation): Promise<void> {
   await trx
     .insertInto('revocations')
@@ -54,6 +72,7 @@ export async function revoke(trx: Trx, revocation: Revocation): Promise<void> {
       expires_at: revocation.expiresAt ?? lastExpiry,
     })
     .execute()
+  tell(revocation.kind, 1)
 }
 
 /**
@@ -82,6 +101,7 @@ export async function revokeUsers(
     SELECT 'user', id, token_version, ${reason}, ${cause}, ${initiatorOf(by, undefined)}, ${by?.requestId ?? null}, ${now},
       ${lastExpiry}
     FROM concerned ORDER BY id`.execute(trx)
+  tell('user', Number(numAffectedRows))
   return Number(numAffectedRows)
 }
 

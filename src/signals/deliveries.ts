@@ -170,6 +170,34 @@ export async function listStreamLags(db: Db): Promise<StreamLag[]> {
   return rows
 }
 
+/** How the feed stands, over all processes. */
+export interface FeedFigures {
+  readonly streams: readonly {
+    readonly status: StatusEvent['status']
+    readonly delivery: 'poll' | 'push'
+    readonly count: number
+  }[]
+  /** since when the event waits that has waited for longest, of any stream that is enabled; in seconds, 0: none does */
+  readonly oldestPendingSeconds: number
+}
+
+/** A stream that has just been made begins with what is old: that waits for it only since then. */
+export async function readFeedFigures(db: Db): Promise<FeedFigures> {
+  const { rows } = await sql<FeedFigures['streams'][number] & { oldest: number }>`
+    SELECT s.status, s.delivery_method AS delivery, count(*)::int AS count,
+      coalesce(max(extract(epoch FROM clock_timestamp() - late.since)), 0)::float8 AS oldest
+    FROM signal_streams s LEFT JOIN LATERAL (
+      SELECT greatest(r.revoked_at, s.created_at) AS since FROM revocations r
+      WHERE s.status = 'enabled' AND ${isOutstanding} ORDER BY r.transaction_id, r.id LIMIT 1
+    ) AS late ON true
+    WHERE ${isAlive}
+    GROUP BY s.status, s.delivery_method`.execute(db)
+  return {
+    streams: rows.map(({ status, delivery, count }) => ({ status, delivery, count })),
+    oldestPendingSeconds: Math.max(0, ...rows.map(({ oldest }) => oldest)),
+  }
+}
+
 /**
  * Begins the order anew where it cannot be right: in a database that was restored into another cluster, whose
  * transactions count from the beginning, and after a standby took over that had not heard of the last ones. Everything

@@ -32,7 +32,13 @@ export interface PushParts {
   /** the feed's own, which a client needs a permission of */
   readonly resource: string
   readonly log: Logger
+  /** told how many events were accepted */
+  readonly onPushed: (count: number) => void
+  readonly onFailed: (reason: PushFailureReason) => void
 }
+
+/** The receiver refused this event (400), or it could not be had. */
+export type PushFailureReason = 'refused' | 'unreachable'
 
 interface PushStream extends OwnEvents {
   readonly client_id: string
@@ -202,9 +208,16 @@ async function pushAll(
       const event = queue.shift()
       if (event === undefined || failure !== undefined || signal.aborted) return
       const outcome = await push(parts, stream, event)
-      if (outcome === 'arrived') acknowledged.push(event.jti)
-      else if ('refusedAs' in outcome) refused[event.jti] = outcome.refusedAs
-      else failure = outcome
+      if (outcome === 'arrived') {
+        acknowledged.push(event.jti)
+        parts.onPushed(1)
+      } else if ('refusedAs' in outcome) {
+        refused[event.jti] = outcome.refusedAs
+        parts.onFailed('refused')
+      } else {
+        failure = outcome
+        parts.onFailed('unreachable')
+      }
     }
   }
   for (const together of inTurn(events)) {

@@ -59,6 +59,8 @@ export interface RouteParts {
   /** how long a poll that finds nothing waits, in milliseconds */
   readonly holdMs: number
   readonly log: Logger
+  /** told how many events were answered */
+  readonly onPolled: (count: number) => void
 }
 
 const streamId = z.string().min(1).max(100).refine(isStorableText, 'holds a character that is not text')
@@ -181,7 +183,7 @@ export function signalRoutes(parts: RouteParts): Middleware {
       if (!ctx.res.writableFinished) left.abort(new CallerLeft())
     })
     if (ctx.res.closed) return
-    ctx.body = await pollStream(
+    const answer = await pollStream(
       { db, receipts, waiting, repetitions },
       {
         clientId: clientOf(ctx),
@@ -201,6 +203,8 @@ export function signalRoutes(parts: RouteParts): Middleware {
           ),
       },
     )
+    parts.onPolled(Object.keys(answer.sets).length)
+    ctx.body = answer
   })
 
   const routes = compose<Context>([router.routes() as never, router.allowedMethods() as never])

@@ -19,7 +19,7 @@ import type { KeyEncryption } from '../signing/key-encryption.ts'
 import type { KeyRing } from '../signing/key-ring.ts'
 import { mendOrder } from './deliveries.ts'
 import { describeStreamUpdate, describeVerification, tokenType } from './events.ts'
-import { startPushing } from './push.ts'
+import { startPushing, type PushFailureReason } from './push.ts'
 import { openReceipts } from './receipts.ts'
 import { signalRoutes } from './routes.ts'
 import { openSignedEvents, type SignedEvent } from './signed-events.ts'
@@ -45,6 +45,10 @@ export interface SignalsParts {
   readonly jwksUri: string
   readonly phase: () => Phase
   readonly log: Logger
+  /** told of events that were sent: by an answer to a poll, repetitions too, or by a push that was accepted */
+  readonly onDelivered: (way: 'poll' | 'push', count: number) => void
+  /** told of every push that was not accepted: this event was refused, or the receiver could not be had */
+  readonly onPushFailed: (reason: PushFailureReason) => void
 }
 
 /** How long a receiver may take to answer a push, in milliseconds. */
@@ -82,6 +86,8 @@ export async function openSignals(parts: SignalsParts): Promise<Signals> {
     fetch: outgoing.fetch,
     resource: audience,
     log,
+    onPushed: (count) => parts.onDelivered('push', count),
+    onFailed: parts.onPushFailed,
   })
   const guard = openOwnGuard({
     db,
@@ -102,6 +108,7 @@ export async function openSignals(parts: SignalsParts): Promise<Signals> {
     streams: { encryption, allowLoopback: !config.isProduction },
     holdMs: Math.min(config.signalsPollSeconds, config.handlerTimeoutSeconds - 1) * 1_000,
     log,
+    onPolled: (count) => parts.onDelivered('poll', count),
   })
   return {
     routes,

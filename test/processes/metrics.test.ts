@@ -1,9 +1,12 @@
 import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
-import { connect } from 'node:net'
+import { createServer } from 'node:http'
+import { connect, type AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { beforeAll, describe, expect, it, onTestFinished, vi } from 'vitest'
 import type { DemoData } from '../../src/demo/demo-data.ts'
+import { openMetrics } from '../../src/metering/metrics.ts'
+import { pushMethod, Receiver } from '../signals/receiving.ts'
 import { createDatabase, hasPostgres, type DatabaseLocation } from '../support/databases.ts'
 import { findFreePort } from '../support/ports.ts'
 import { startServer, type ServerProcess } from '../support/server-process.ts'
@@ -41,6 +44,10 @@ function valueOf(text: string, name: string, labels: Readonly<Record<string, str
     .filter((line) => line.startsWith(`${name}{`) || line.startsWith(`${name} `))
     .filter((line) => Object.entries(labels).every(([label, value]) => line.includes(`${label}="${value}"`)))
     .reduce((sum, line) => sum + Number(line.slice(line.lastIndexOf(' ') + 1)), 0)
+}
+
+interface Json {
+  readonly stream_id: string
 }
 
 const workerLines = (server: ServerProcess) =>
@@ -119,6 +126,58 @@ describe('one process', () => {
     expect(new Set([...text.matchAll(/route="([^"]*)"/g)].map(([, route]) => route)).size).toBeLessThan(20)
   })
 
+  it('shows what is revoked, how it is told, and whom it has not reached', async () => {
+    const { server, demo, management } = one
+    const statuses: number[] = [202]
+    const listener = createServer((_req, res) => res.writeHead(statuses.shift() ?? 400).end()).listen(0, '127.0.0.1')
+    onTestFinished(() => void listener.close())
+    await once(listener, 'listening')
+    const { port } = listener.address() as AddressInfo
+    const receiver = await new Receiver(server.url, demo.clients.models).signIn()
+    const polled = await receiver.createStream()
+    for (const at of [port, 1]) {
+      await receiver.createStream({ delivery: { method: pushMethod, endpoint_url: `http://127.0.0.1:${at}/` } })
+    }
+    const paused = await receiver.createStream()
+    await receiver.request('POST', '/ssf/status', { stream_id: paused, status: 'paused' })
+
+    const revokeOne = async () => {
+      const { body } = await postForm(`${server.url}/token`, demo.clients.service, { grant_type: 'client_credentials' })
+      await postForm(`${server.url}/revoke`, demo.clients.service, { token: body.access_token ?? '' })
+    }
+    await revokeOne()
+    await revokeOne()
+    expect(Object.keys((await receiver.poll(polled)).sets)).toHaveLength(2)
+
+    const value = async (name: string, labels = {}) => valueOf(await readMetrics(management), name, labels)
+    expect(await value('latchkey_revocations_total')).toBe(await value('latchkey_revocations_total', { kind: 'token' }))
+    expect(await value('latchkey_revocations_total')).toBe(2)
+    expect(await value('latchkey_signal_events_delivered_total', { way: 'poll' })).toBe(2)
+    const within = { timeout: 20_000 }
+    await expect.poll(() => value('latchkey_signal_events_delivered_total', { way: 'push' }), within).toBe(1)
+    await expect.poll(() => value('latchkey_signal_push_failures_total', { reason: 'refused' }), within).toBe(1)
+    const unreachable = { reason: 'unreachable' }
+    await expect.poll(() => value('latchkey_signal_push_failures_total', unreachable), within).toBeGreaterThan(0)
+    for (const [status, delivery, count] of [
+      ['enabled', 'poll', 1],
+      ['enabled', 'push', 2],
+      ['paused', 'poll', 1],
+      ['disabled', 'push', 0],
+    ] as const) {
+      const found = await value('latchkey_signal_streams', { status, delivery })
+      expect([status, delivery, found]).toEqual([status, delivery, count])
+    }
+    // The pushes that could not be made wait, and are not acknowledged.
+    expect(await value('latchkey_signal_oldest_pending_seconds')).toBeGreaterThan(0)
+    for (const { stream_id: id } of (await receiver.request('GET', '/ssf/streams')).body as unknown as Json[]) {
+      if (id !== polled) await receiver.request('DELETE', `/ssf/streams?stream_id=${id}`)
+    }
+    const { sets } = await receiver.poll(polled, { returnImmediately: true })
+    await receiver.poll(polled, { returnImmediately: true, ack: Object.keys(sets) })
+    await expect.poll(() => readMetrics(management), within).toMatch(/^latchkey_signal_oldest_pending_seconds 0$/m)
+    expect(await readMetrics(management)).not.toContain(polled)
+  })
+
   it('tells on the management port how it is, and nothing else; the public port shows no metrics', async () => {
     const { server, management } = one
     for (const path of ['/health', '/health/live', '/health/ready']) {
@@ -152,6 +211,18 @@ describe('one process', () => {
   })
 })
 
+it('a database that does not answer keeps no metrics back, and what it would have said is not shown', async () => {
+  const { promise: never } = Promise.withResolvers<never>()
+  for (const feed of [() => never, () => Promise.reject(new Error('away'))]) {
+    const hashing = () => ({ running: 0, waiting: 0 })
+    const metrics = openMetrics({ hashing, pool: undefined, feed, withProcess: false })
+    metrics.countRevoked('key', 1)
+    const text = await metrics.text()
+    expect(text).toMatch(/^latchkey_revocations_total\{kind="key"\} 1$/m)
+    expect(text).not.toMatch(/^latchkey_signal_(streams|oldest)/m)
+  }
+})
+
 it.runIf(hasPostgres())('the primary sums over two workers, and goes on when one hangs or dies', async () => {
   const { server, demo, management } = await start('postgres', { LATCHKEY_WORKERS: '2' })
   await expect.poll(() => workerLines(server).length, { timeout: 30_000 }).toBe(2)
@@ -174,10 +245,14 @@ it.runIf(hasPostgres())('the primary sums over two workers, and goes on when one
   }
   await obtain(40)
   expect(await countTokens()).toBe(40)
+  // What each of them reads from the one database is no sum.
+  await (await new Receiver(server.url, demo.clients.models).signIn()).createStream()
+  const streams = async () => valueOf(await readMetrics(management), 'latchkey_signal_streams')
+  expect(await streams()).toBe(1)
   const text = await readMetrics(management)
   // Each worker has the one connection that polls, at least.
   expect(valueOf(text, 'latchkey_database_pool_total')).toBeGreaterThanOrEqual(2)
-  expect(valueOf(text, 'latchkey_tokens_issued_total', { grant_type: 'client_credentials' })).toBe(40)
+  expect(valueOf(text, 'latchkey_tokens_issued_total', { grant_type: 'client_credentials' })).toBe(41)
   expect((await fetch(`${management}/health/ready`)).status).toBe(200)
   expect((await fetch(`${server.url}/metrics`)).status).toBe(404)
 
@@ -185,16 +260,16 @@ it.runIf(hasPostgres())('the primary sums over two workers, and goes on when one
   const [victim = 0] = workerLines(server)
   process.kill(victim, 'SIGSTOP')
   const askedAt = performance.now()
-  expect(await countTokens()).toBe(40)
+  expect(await countTokens()).toBe(41)
   expect(performance.now() - askedAt).toBeLessThan(6_000)
 
   process.kill(victim, 'SIGKILL')
   await expect.poll(() => server.stdout()).toContain('a worker died')
-  expect(await countTokens()).toBe(40)
+  expect(await countTokens()).toBe(41)
   await obtain(5)
-  expect(await countTokens()).toBe(45)
+  expect(await countTokens()).toBe(46)
   await expect.poll(() => workerLines(server).length, { timeout: 30_000 }).toBe(3)
   await obtain(5)
-  expect(await countTokens()).toBe(50)
+  expect(await countTokens()).toBe(51)
   expect(await server.stop('SIGTERM')).toEqual({ code: 0, signal: null })
 })
