@@ -8,9 +8,9 @@ import type { Changes, Topic } from '../database/changes.ts'
 
 export interface Reloading {
   /** Reads now; what was committed before is in the copy when it returns, unless the read fails, which is logged. */
-  reload(): Promise<void>
+  readonly reload: () => Promise<void>
   /** Ends it, once a read under way is over. */
-  close(): Promise<void>
+  readonly close: () => Promise<void>
 }
 
 /**
