@@ -8,7 +8,9 @@ import {
   getRole,
   grantPermission,
   listRoles,
+  putRole,
   revokePermission,
+  setRolesOf,
   unassignRole,
 } from '../../src/access/roles.ts'
 import type { Actor } from '../../src/audit/audit.ts'
@@ -117,6 +119,37 @@ eachDatabase((openNew) => {
 
       expect(await lose()).toBe(false)
       expect(await revocationsIn(database)).toHaveLength(1)
+    })
+
+    it('that is put with less ends the tokens of all who have it, and with as much or more nobody’s', async () => {
+      const database = await open()
+      await makeWorld(database)
+      const put = (description: string, permissions = [read]) =>
+        inTransaction(database, (trx) => putRole(trx, operator, { name: 'editor', description, permissions }))
+      await put('Edits', [write, read])
+      expect(await revocationsIn(database)).toEqual([])
+      await put('Edits')
+      expect(await revocationsIn(database)).toEqual([{ kind: 'user', subject: 'usr_1', token_version: 2 }])
+      await put('Only looks')
+      await put('Edits', [read, write])
+      expect(await revocationsIn(database)).toHaveLength(1)
+      // One for another is one less.
+      await put('Edits', [write])
+      expect(await versionsOf(database, 'usr_1')).toEqual({ token_version: 3, sign_in_version: 1 })
+      expect(await versionsOf(database, 'usr_2')).toEqual({ token_version: 1, sign_in_version: 1 })
+    })
+
+    it('that is not among those that somebody shall have is taken from them, with their tokens', async () => {
+      const database = await open()
+      await makeWorld(database)
+      await inTransaction(database, (trx) => createRole(trx, operator, { name: 'viewer', permissions: [read] }))
+      const set = (roles: readonly string[]) =>
+        inTransaction(database, (trx) => setRolesOf(trx, operator, { user_id: 'usr_1', roles, check() {} }))
+      await set(['editor', 'viewer'])
+      expect(await revocationsIn(database)).toEqual([])
+      await set(['viewer'])
+      expect(await findRolesOf(database.db, 'usr_1')).toEqual(['viewer'])
+      expect(await revocationsIn(database)).toEqual([{ kind: 'user', subject: 'usr_1', token_version: 2 }])
     })
 
     it('is taken from everyone when it is deleted, with their tokens', async () => {
