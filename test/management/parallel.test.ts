@@ -86,6 +86,11 @@ onPostgres(() => {
       token: api.machine.token,
     })
     expect(machine.status).toBe(201)
+    // Two people at one application who say the same, each about themselves.
+    for (const { id, token } of [api.user, api.otherUser]) {
+      const said = { method: 'PATCH', body: { name: 'The same name' }, headers, token }
+      expect((await api.call('/v1/users/me', said)).body['user_id']).toBe(id)
+    }
   })
 
   it('a refused request leaves its key free: corrected, it goes through', async () => {
