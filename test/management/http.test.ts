@@ -485,6 +485,15 @@ eachDatabase((_open, engine) => {
       expect((await create('http-1', 'key@http.example')).status).toBe(201)
       expect(refusal(await create('http-1', 'other@http.example'))).toEqual([422, 'IDEMPOTENCY_KEY_REUSED'])
       expect((await create('http-1', 'key@http.example')).headers.get('idempotency-replayed')).toBe('true')
+      // The same words about something else: nobody is given another's secret.
+      const headers = { 'idempotency-key': 'http-2' }
+      const rotate = async (name: string) => {
+        const client = { client_id: name, type: 'machine', name }
+        await api.call('/v1/clients', { method: 'POST', body: client })
+        return api.call(`/v1/clients/${name}/secrets`, { method: 'POST', body: {}, headers })
+      }
+      expect((await rotate('keyed-one')).status).toBe(201)
+      expect(refusal(await rotate('keyed-two'))).toEqual([422, 'IDEMPOTENCY_KEY_REUSED'])
     })
 
     it('is every field of a client at once, each with the rule that it breaks', async () => {
