@@ -51,6 +51,16 @@ eachDatabase((_open, engine) => {
       expect((await api.call('/v1/users/usr_nobody', { token: api.user.token })).status).toBe(403)
     })
 
+    it('is a machine that asks for what is its own: it is nobody', async () => {
+      const { client_id: id, token } = await api.newMachine(['self:read', 'self:write'])
+      for (const path of ['/v1/users/me', '/v1/users/me/sessions']) {
+        const { status, body } = await api.call(path, { token })
+        expect([path, status, body.error['resource_id']]).toEqual([path, 404, 'me'])
+      }
+      expect((await api.call(`/v1/users/${id}`, { token })).status).toBe(403)
+      expect((await api.call(`/v1/users/${id}/grants`, { token })).status).toBe(403)
+    })
+
     it('is every field that is wrong, at once, and no secret is repeated', async () => {
       const { status, text, body } = await api.call('/v1/users', {
         method: 'POST',
