@@ -1122,10 +1122,15 @@ eachDatabase((_open, engine) => {
       const path = `/v1/clients/${id}`
       const before = await api.call(path)
       await patch(path, { client_uri: 'https://machine.example/' })
-      const replaced = await api.call(path, {
-        method: 'PUT',
-        body: { name: 'Replaced', grant_types: ['client_credentials'] },
-      })
+      const put = (name: string, tag: string | null) =>
+        api.call(path, {
+          method: 'PUT',
+          body: { name, grant_types: ['client_credentials'] },
+          headers: { 'if-match': tag ?? '' },
+        })
+      // Seen before the patch, which would be lost.
+      expect(refusal(await put('Replaced', before.headers.get('etag')))).toEqual([412, 'PRECONDITION_FAILED'])
+      const replaced = await put('Replaced', (await api.call(path)).headers.get('etag'))
       expect(replaced.body).toMatchObject({
         name: 'Replaced',
         client_uri: null,
