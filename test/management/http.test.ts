@@ -12,6 +12,12 @@ const uuid = /^[\da-f]{8}-[\da-f]{4}-4[\da-f]{3}-[89ab][\da-f]{3}-[\da-f]{12}$/
 /** As the usage plan of the lecture is written, byte for byte. */
 const basicPlan = readFileSync(join(import.meta.dirname, '..', 'metering', 'basic-plan.json'), 'utf8')
 
+interface Secret {
+  readonly secret_id: string
+  readonly created_at: string
+  readonly expires_at: string | null
+}
+
 eachDatabase((_open, engine) => {
   let api: Management
   /** an identifier that exists, for each parameter of a path */
@@ -1115,6 +1121,33 @@ eachDatabase((_open, engine) => {
       expect((await make(made.headers.get('etag') ?? '')).status).toBe(412)
       const builtIn = { 'if-none-match': await tagNow('/v1/roles/administrator') }
       expect((await api.call('/v1/roles/administrator', { method: 'DELETE', headers: builtIn })).status).toBe(409)
+    })
+
+    it('makes a secret beside the present one, and says how long that is still accepted: a day, or as asked', async () => {
+      const rotate = async (name: string, body: object) => {
+        const client = { client_id: name, type: 'machine', name }
+        await api.call('/v1/clients', { method: 'POST', body: client })
+        const path = `/v1/clients/${name}`
+        const [old] = (await api.call(path)).body['secrets'] as Secret[]
+        const made = await api.call(`${path}/secrets`, { method: 'POST', body })
+        const { secrets } = (await api.call(`${path}/secrets`)).body as unknown as { secrets: Secret[] }
+        return { old, made, secrets }
+      }
+      for (const [name, body, seconds] of [
+        ['rotated-by-day', {}, 86_400],
+        ['rotated-by-hour', { overlap_seconds: 3_600 }, 3_600],
+      ] as const) {
+        const { old, made, secrets } = await rotate(name, body)
+        const { client_secret: _secret, ...shown } = made.body as unknown as Secret & { client_secret: string }
+        expect(secrets).toEqual([{ ...old, expires_at: expect.any(String) }, shown])
+        expect(shown.expires_at).toBeNull()
+        const ends = Date.parse(secrets[0]?.expires_at ?? '') - Date.parse(shown.created_at)
+        expect(Math.abs(ends / 1_000 - seconds)).toBeLessThan(60)
+      }
+      for (const overlap of [30 * 86_400 + 1, -1, 0.5]) {
+        const { made } = await rotate('rotated-by-day', { overlap_seconds: overlap })
+        expect([overlap, ...refusal(made)]).toEqual([overlap, 400, 'VALIDATION_ERROR'])
+      }
     })
 
     it('replaces a client by PUT, but for its permissions, secrets and status', async () => {
