@@ -221,6 +221,9 @@ eachDatabase((_open, engine) => {
           }
           expect((await api.call(`/v1/${list}/${id}`)).status).toBe(200)
           expect(await ask(id)).toEqual(await ask('nothing-at-all'))
+          // What no database can hold is nobody's.
+          const unstorable = await api.call(`/v1/${list}/a%00b`, { method, token })
+          expect([list, method, ...refusal(unstorable)]).toEqual([list, method, 404, 'RESOURCE_NOT_FOUND'])
           const { body } = await api.call(`/v1/${list}/${id}`, { method, token })
           expect(body.error).toEqual({
             code: 'RESOURCE_NOT_FOUND',
