@@ -2,7 +2,7 @@
  * This folder owns the keys that tokens are signed with and the other secrets of the server. They rest in the database,
  * sealed (key-encryption.ts); each process keeps them opened in memory here and in secret-ring.ts, and reads them anew
  * when the database says that they changed (reload.ts). rotation.ts moves the signing keys through their lives. Nobody
- * else touches a private key, except the protocol library, which is handed them to sign with.
+ * else touches a private key: whoever signs is handed what signs with one.
  */
 import type { KeyObject } from 'node:crypto'
 import { SignJWT, type JWTPayload } from 'jose'
@@ -14,7 +14,7 @@ import type { Database } from '../database/database.ts'
 import type { KeyEncryption } from './key-encryption.ts'
 import { openReloading } from './reload.ts'
 import { countMissingKeys, makeMissingKeys } from './rotation.ts'
-import { openSigningKey, prepareSigningKey, type PrivateJwk, type PublicJwk, type SigningKey } from './signing-key.ts'
+import { openSigningKey, prepareSigningKey, type PublicJwk, type Signer, type SigningKey } from './signing-key.ts'
 
 export interface SignedJwt {
   readonly jwt: string
@@ -27,7 +27,7 @@ export interface KeyRing {
    * The keys that are published, the one that signs first, then the next, then those that are retiring.
    * @throws Error when none can be opened
    */
-  signingKeys(): PrivateJwk[]
+  signers(): readonly Signer[]
   /** The JWK set to publish (RFC 7517 §5), in the same order. */
   publicJwks(): { keys: PublicJwk[] }
   /** The key to verify a token of ours with; undefined when no published key has this kid. */
@@ -143,9 +143,9 @@ export async function openKeyRing({
   isOpen = true
 
   return {
-    signingKeys() {
+    signers() {
       if (keys.length === 0) throw noKey()
-      return keys.map(({ privateJwk }) => privateJwk)
+      return keys
     },
     publicJwks: () => ({ keys: keys.map(({ publicJwk }) => publicJwk) }),
     verificationKey: (kid) => keys.find(({ publicJwk }) => publicJwk.kid === kid)?.publicKey,

@@ -2,7 +2,7 @@
  * One RS256 key: made, sealed, opened. The public half is always computed from the sealed private one, never believed
  * from its own column, so that whoever can write to the database still cannot have a key of theirs published.
  */
-import { createPrivateKey, createPublicKey, generateKeyPair, type KeyObject } from 'node:crypto'
+import { createPrivateKey, createPublicKey, generateKeyPair, sign, type KeyObject } from 'node:crypto'
 import { promisify } from 'node:util'
 import { calculateJwkThumbprint } from 'jose'
 import { z } from 'zod'
@@ -19,16 +19,6 @@ export interface PublicJwk {
   readonly e: string
 }
 
-/** RFC 7518 §6.3.2. */
-export interface PrivateJwk extends PublicJwk {
-  readonly d: string
-  readonly p: string
-  readonly q: string
-  readonly dp: string
-  readonly dq: string
-  readonly qi: string
-}
-
 /** A key that has been made and sealed, and is not in the database yet. */
 export interface PreparedKey {
   readonly kid: string
@@ -36,16 +26,21 @@ export interface PreparedKey {
   readonly sealedPrivateJwk: Buffer
 }
 
-/** A key ready for use. */
-export interface SigningKey {
+/** A key as those who sign with it are handed it. */
+export interface Signer {
   readonly publicJwk: PublicJwk
-  readonly privateJwk: PrivateJwk
-  /** the same, for signing */
-  readonly privateKey: KeyObject
   /** the public half, for verifying */
   readonly publicKey: KeyObject
+  /** The signature of RS256 over these bytes (RFC 7518 §3.3); made in libuv's pool, so that other requests go on. */
+  readonly sign: (bytes: Uint8Array) => Promise<Uint8Array>
 }
 
+/** A key ready for use. */
+export interface SigningKey extends Signer {
+  readonly privateKey: KeyObject
+}
+
+const signAsync = promisify(sign)
 const generateKeyPairAsync = promisify(generateKeyPair)
 
 const numbers = z.object({
@@ -95,9 +90,9 @@ export async function openSigningKey(encryption: KeyEncryption, kid: string, sea
   const privateKey = createPrivateKey({ format: 'jwk', key: { kty: 'RSA', ...jwk } })
   return Object.freeze({
     publicJwk,
-    privateJwk: Object.freeze({ ...publicJwk, ...jwk }),
     privateKey,
     publicKey: createPublicKey(privateKey),
+    sign: (bytes: Uint8Array) => signAsync('sha256', bytes, privateKey),
   })
 }
 

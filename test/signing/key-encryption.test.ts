@@ -211,7 +211,7 @@ describe('replacing the key-encryption key', () => {
       expect(second).toEqual({ resealed: 0, unchanged: all })
 
       const after = await openTestKeyRing(database, { encryption: encryptionUnder('new') })
-      expect(after.signingKeys()).toEqual(before.signingKeys())
+      expect(after.publicJwks()).toEqual(before.publicJwks())
       const secretsAfter = await openTestSecretRing(database, { encryption: encryptionUnder('new') })
       expect(secretsAfter.current('csrf')).toEqual(secrets.current('csrf'))
       expect(secretsAfter.all('cursors')).toHaveLength(231)
