@@ -10,7 +10,7 @@ import { existsSync, mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { PGlite } from '@electric-sql/pglite'
 import { Kysely, PGliteDialect, PostgresDialect, sql, type Transaction } from 'kysely'
-import { Pool, types, type PoolClient } from 'pg'
+import { Pool, Query, types, type PoolClient } from 'pg'
 import type { Logger } from 'pino'
 import { lockDataFolder } from './folder-lock.ts'
 import type { Tables } from './tables.ts'
@@ -134,11 +134,19 @@ function prepareStatements(client: PoolClient): void {
   const query = client.query.bind(client) as (...sent: readonly unknown[]) => unknown
   let isPreparing = true
   const prepared = (text: unknown, values: unknown, ...rest: readonly unknown[]): unknown => {
-    const hasValues = typeof text === 'string' && Array.isArray(values) && values.length > 0
-    const name = isPreparing && hasValues && rest.length === 0 ? preparedName(text) : undefined
-    if (name === undefined) return query(text, values, ...rest)
-    return (query({ name, text, values }) as Promise<unknown>).catch((error: unknown) => {
+    const hasValues = Array.isArray(values) && values.length > 0
+    if (!isPreparing || typeof text !== 'string' || !hasValues || rest.length > 0) return query(text, values, ...rest)
+    const name = preparedName(text)
+    if (name === undefined) return query(text, values)
+    // Given a name beside them, pg would make a slow copy of the three.
+    const statement = Object.assign(new Query(text, values as unknown[]), { name })
+    const answered = new Promise((resolve, reject) => {
+      query(statement, (error: unknown, result: unknown) => (error == null ? resolve(result) : reject(error)))
+    })
+    return answered.catch((error: unknown) => {
       if (hasLostStatement(error)) isPreparing = false
+      // As pg does for those that it promises: where it was asked, not how the answer came in.
+      if (error instanceof Error) Error.captureStackTrace(error)
       throw error
     })
   }
