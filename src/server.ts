@@ -5,6 +5,7 @@
  */
 import type { RequestListener } from 'node:http'
 import Koa, { type Middleware } from 'koa'
+import compose from 'koa-compose'
 import type { Logger } from 'pino'
 import { startSealing } from './audit/sealer.ts'
 import type { Config } from './config.ts'
@@ -210,11 +211,13 @@ export async function openServer({ config, log, phase }: ServerParts): Promise<O
       handlerDeadline({ handlerSeconds: config.handlerTimeoutSeconds, log }),
       errorReference((errors) => views.errors({ errors })), //  /docs/errors
       ...management.middlewares, //  /openapi.json  /docs…  /v1/…  /users… and the other nouns, by version header
-      assets.middleware,
-      start.routes(), //  /  /demo  /demo/callback
-      start.allowedMethods(),
-      login.routes(), //  /interaction/:uid…  /account/…
-      login.allowedMethods(),
+      pages([
+        assets.middleware,
+        start.routes(), //  /  /demo  /demo/callback
+        start.allowedMethods(),
+        login.routes(), //  /interaction/:uid…  /account/…
+        login.allowedMethods(),
+      ]),
       networkLimit(limiter, { ...config, appliesTo: isLimitedPath, onRefused: metrics.countRateLimited }),
       redirectPostToGet, //  POST /authorize  POST /logout
       oauth.middleware, //  /authorize  /token  /userinfo  /introspect  /revoke  /logout  /par  /.well-known/…
@@ -297,6 +300,12 @@ const oauthPaths: readonly string[] = [
   endpoints.device_authorization,
 ]
 const isOAuthPath = (path: string) => oauthPaths.includes(path)
+
+/** What people look at, which is not looked for among the endpoints that programs ask. */
+function pages(middlewares: readonly unknown[]): Middleware {
+  const pagesOnly = compose(middlewares as Middleware[])
+  return (ctx, next) => (oauthPaths.includes(ctx.path) ? next() : pagesOnly(ctx, next))
+}
 
 /** For 405 and Allow: what the provider's endpoints take. */
 const methods: Readonly<Record<string, string>> = {

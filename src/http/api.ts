@@ -11,7 +11,7 @@ import { z } from 'zod'
 import type { Db, Trx } from '../database/database.ts'
 import { checkInput, notFound, Problem, type FieldError } from '../problems.ts'
 import { acceptedType } from './accepted-type.ts'
-import { checkLifecycle, chooseVersion, vendorMediaType, type ApiVersion } from './api-version.ts'
+import { checkLifecycle, chooseVersion, vendorMediaType, type ApiVersion, type ChosenVersion } from './api-version.ts'
 import { withDeadline } from './deadline.ts'
 import type { Caller, Endpoint, ErasedReply, ErasedRequest, OwnerOf } from './endpoint.ts'
 import { bodyTag, matchesNone, matchesStrongly, namesTag, readIfMatch, readIfNoneMatch, versionTag } from './etag.ts'
@@ -78,9 +78,12 @@ export function apiMiddlewares(parts: ApiParts): Middleware[] {
   }
 
   /** Everything under a version says which; a path without one is led to the one that was asked for. */
-  async function version(ctx: Context, next: Next): Promise<void> {
+  function version(ctx: Context, next: Next): Promise<unknown> {
     const chosen = chooseVersion(ctx, { versions, nouns })
-    if (chosen === undefined) return void (await next())
+    return chosen === undefined ? next() : enter(chosen, ctx, next)
+  }
+
+  async function enter(chosen: ChosenVersion, ctx: Context, next: Next): Promise<void> {
     const state = ctx.state as ApiState
     state.version = chosen.version
     state.apiVersion = chosen.version.version

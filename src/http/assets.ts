@@ -69,12 +69,9 @@ export function openAssets({ viewsDir }: { readonly viewsDir: string | undefined
         throw new Error(`there is no asset '${name}'; there are ${[...addresses.keys()].join(', ')}`)
       return address
     },
-    async middleware(ctx, next) {
+    middleware(ctx, next) {
       const asset = ctx.method === 'GET' || ctx.method === 'HEAD' ? byAddress.get(ctx.path) : undefined
-      if (asset === undefined) {
-        await next()
-        return
-      }
+      if (asset === undefined) return next()
       ctx.type = asset.type
       ctx.set('Cache-Control', 'public, max-age=31536000, immutable')
       ctx.set('X-Content-Type-Options', 'nosniff')
@@ -85,6 +82,7 @@ export function openAssets({ viewsDir }: { readonly viewsDir: string | undefined
       if (asset.encoded.br !== undefined || asset.encoded.gzip !== undefined) ctx.vary('Accept-Encoding')
       if (encoding !== undefined) ctx.set('Content-Encoding', encoding)
       ctx.body = (encoding === undefined ? undefined : asset.encoded[encoding]) ?? asset.body
+      return undefined
     },
   }
 }

@@ -1,5 +1,5 @@
 import koaCors from '@koa/cors'
-import type { Context, Middleware, ParameterizedContext } from 'koa'
+import type { Context, Middleware, Next, ParameterizedContext } from 'koa'
 import type { RequestState } from './request-context.ts'
 
 export interface CorsSettings {
@@ -69,13 +69,20 @@ export function cors({ appliesTo, isRegisteredOrigin }: CorsSettings): Middlewar
     keepHeadersOnError: false,
   })
 
-  return async function cors(ctx, next) {
-    if (!appliesTo(ctx.path)) {
+  return function cors(ctx, next) {
+    return appliesTo(ctx.path) ? answerFor(ctx, next) : next()
+  }
+
+  async function answerFor(ctx: ParameterizedContext<RequestState>, next: Next): Promise<void> {
+    // No browser asks from elsewhere without it.
+    if (ctx.get('Origin') === '') {
+      ctx.vary('Origin')
       await next()
+      ctx.vary('Origin')
       return
     }
     if (isPreflight(ctx)) ctx.state.endpoint = '(preflight)'
-    await answer(ctx, async () => {
+    await answer(ctx as Context, async () => {
       if (isPreflight(ctx)) {
         // An allowed one has been answered already.
         ctx.status = 204

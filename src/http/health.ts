@@ -43,19 +43,14 @@ export function health({ phase, ping }: HealthSettings): Middleware<RequestState
     },
   }
 
-  return async function health(ctx, next) {
+  return function health(ctx, next) {
     const handle = Object.hasOwn(answers, ctx.path) ? answers[ctx.path] : undefined
-    if (handle === undefined) {
-      await next()
-      return
-    }
+    if (handle === undefined) return next()
     ctx.state.endpoint = ctx.path
-    if (ctx.method === 'GET' || ctx.method === 'HEAD') {
-      await handle(ctx)
-    } else {
-      ctx.set('Allow', 'GET, HEAD')
-      ctx.status = 405
-    }
+    if (ctx.method === 'GET' || ctx.method === 'HEAD') return handle(ctx)
+    ctx.set('Allow', 'GET, HEAD')
+    ctx.status = 405
+    return undefined
   }
 }
 

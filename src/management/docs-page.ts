@@ -5,7 +5,7 @@
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { brotliCompressSync, constants } from 'node:zlib'
-import type { Middleware } from 'koa'
+import type { Context, Middleware } from 'koa'
 import { bodyTag, matchesNone } from '../http/etag.ts'
 import type { OpenApiDocument } from '../http/openapi.ts'
 import { isRead } from '../http/problem-response.ts'
@@ -58,13 +58,13 @@ export function docsPage({ issuer, resource, document, logoUrl }: DocsPageParts)
   // Large, and the same for everybody: compressed once, when somebody first asks.
   const compressed = new Map<string, Buffer>()
 
-  return async function docsPage(ctx, next) {
+  return function docsPage(ctx, next) {
     const isPage = ctx.path === '/docs' || ctx.path === '/docs/'
     const file = served.get(ctx.path)
-    if (!isPage && file === undefined) {
-      await next()
-      return
-    }
+    return isPage || file !== undefined ? show(ctx, isPage, file) : next()
+  }
+
+  async function show(ctx: Context, isPage: boolean, file: Served | undefined): Promise<void> {
     ctx.state['endpoint'] = isPage ? '/docs' : '/docs/(file)'
     if (!isRead(ctx)) return
     if (folder === undefined) {

@@ -170,14 +170,11 @@ function describing(issuer: string, document: OpenApiDocument): Middleware {
     dpop_signing_alg_values_supported: ['RS256', 'PS256', 'ES256', 'EdDSA'],
     resource_documentation: `${issuer}/docs`,
   })
-  return async function describing(ctx, next) {
+  return function describing(ctx, next) {
     const isDocument = ctx.path === '/openapi.json'
-    if (!isDocument && ctx.path !== metadataPath) {
-      await next()
-      return
-    }
+    if (!isDocument && ctx.path !== metadataPath) return next()
     ctx.state['endpoint'] = ctx.path
-    if (!isRead(ctx)) return
+    if (!isRead(ctx)) return undefined
     const body = isDocument ? text : metadata
     const tag = bodyTag(body)
     ctx.set({ ETag: tag, 'Cache-Control': 'public, no-cache' })
@@ -185,5 +182,6 @@ function describing(issuer: string, document: OpenApiDocument): Middleware {
       ctx.body = body
       ctx.type = 'application/json'
     } else ctx.status = 304
+    return undefined
   }
 }

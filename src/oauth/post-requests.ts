@@ -11,9 +11,12 @@ import { endpoints } from './endpoints.ts'
 /** What fits into a request line that every server and browser takes. */
 const maxBytes = 8 * 1_024
 
-export async function redirectPostToGet(ctx: Context, next: Next): Promise<void> {
+export function redirectPostToGet(ctx: Context, next: Next): Promise<unknown> {
   const isRequest = ctx.path === endpoints.authorization || ctx.path === endpoints.end_session
-  if (ctx.method !== 'POST' || !isRequest) return void (await next())
+  return ctx.method === 'POST' && isRequest ? redirect(ctx) : next()
+}
+
+async function redirect(ctx: Context): Promise<void> {
   if (ctx.querystring !== '')
     throw new Problem('MALFORMED_REQUEST', 'Parameters stand in the body or in the URL, not in both.')
   // As it came: what is repeated or malformed is the provider's to refuse.
