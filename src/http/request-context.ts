@@ -6,7 +6,7 @@
 import { AsyncLocalStorage } from 'node:async_hooks'
 import { randomUUID } from 'node:crypto'
 import type { IncomingMessage } from 'node:http'
-import { BlockList, isIP } from 'node:net'
+import { BlockList, isIP, isIPv4 } from 'node:net'
 import type { Context, Middleware, ParameterizedContext } from 'koa'
 
 export interface RequestContext {
@@ -124,9 +124,11 @@ function describeRequest(req: IncomingMessage, proxies: BlockList | undefined): 
       ? findClientAddress(peer, req.headers['x-forwarded-for'], proxies)
       : peer
   const trace = readTraceparent(req.headers['traceparent'])
-  const traceId = trace?.traceId ?? randomUUID().replaceAll('-', '')
+  // A request that begins here has one id, in two spellings.
+  const id = randomUUID()
+  const traceId = trace?.traceId ?? id.replaceAll('-', '')
   return {
-    requestId: readRequestId(req.headers['x-request-id']) ?? randomUUID(),
+    requestId: readRequestId(req.headers['x-request-id']) ?? id,
     traceId,
     traceparent: `00-${traceId}-${randomSpanId()}-${trace?.flags ?? '00'}`,
     tracestate: trace === undefined ? undefined : readTracestate(req.headers['tracestate']),
@@ -191,6 +193,7 @@ function isTrusted(address: string, trustProxy: BlockList): boolean {
 
 /** One spelling for one address: IPv4 out of IPv6 (`::ffff:192.0.2.1`), no zone, IPv6 shortened. */
 export function normalizeAddress(address: string): string {
+  if (isIPv4(address)) return address
   const [bare = ''] = address.split('%')
   const mapped = /^::ffff:(\d{1,3}(?:\.\d{1,3}){3})$/i.exec(bare)?.[1]
   if (mapped !== undefined && isIP(mapped) === 4) return mapped

@@ -78,11 +78,6 @@ export function openMetrics({ hashing, pool, feed, withProcess }: MetricsParts):
     buckets: durationBuckets,
     registers,
   })
-  const underWay = new Gauge({
-    name: 'latchkey_http_requests_under_way',
-    help: 'Requests that are being answered',
-    registers,
-  })
   const rateLimited = new Counter({
     name: 'latchkey_rate_limited_total',
     help: 'Requests that a limit turned away, by the name of the limit',
@@ -157,6 +152,8 @@ export function openMetrics({ hashing, pool, feed, withProcess }: MetricsParts):
     pendingSeconds.set(figures.oldestPendingSeconds)
   }
 
+  let underWay = 0
+  addGauge('latchkey_http_requests_under_way', 'Requests that are being answered', () => underWay)
   addGauge('latchkey_hashing_under_way', 'Password hashes that are being computed', () => hashing().running)
   addGauge('latchkey_hashing_queue_length', 'Password hashes that wait for their turn', () => hashing().waiting)
   if (pool !== undefined) {
@@ -171,9 +168,9 @@ export function openMetrics({ hashing, pool, feed, withProcess }: MetricsParts):
 
   return {
     middleware: function metrics(ctx, next) {
-      underWay.inc()
+      underWay += 1
       onceOver(ctx, () => {
-        underWay.dec()
+        underWay -= 1
         // As the access log has it.
         const status = ctx.res.writableFinished ? ctx.res.statusCode : 499
         const method = knownMethods.has(ctx.method) ? ctx.method : 'other'

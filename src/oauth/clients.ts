@@ -6,7 +6,7 @@
  * A secret is shown once, when it is made, and rests as a SHA-256; two may live at once, so that a client can change
  * over without an outage. Whatever narrows what a client may do ends the access tokens that it has.
  */
-import { createHash, randomBytes, timingSafeEqual } from 'node:crypto'
+import { hash, randomBytes, timingSafeEqual } from 'node:crypto'
 import { isDeepStrictEqual } from 'node:util'
 import { sql, type Selectable } from 'kysely'
 import { z } from 'zod'
@@ -637,11 +637,12 @@ export function clientSecretMatches(
   candidate: string,
   now: Date,
 ): boolean {
-  const hash = secretHash(candidate)
+  const candidateHash = secretHash(candidate)
   let matches = false
   for (const secret of secrets) {
     const isLive = secret.expiresAt === null || secret.expiresAt > now
-    if (secret.hash.length === hash.length && timingSafeEqual(hash, secret.hash) && isLive) matches = true
+    if (secret.hash.length === candidateHash.length && timingSafeEqual(candidateHash, secret.hash) && isLive)
+      matches = true
   }
   return matches
 }
@@ -871,7 +872,7 @@ async function insertSecret(trx: Trx, clientId: string): Promise<string> {
 
 /** 256 random bits cannot be guessed, so that a slow hash would only slow down the token endpoint. */
 function secretHash(secret: string): Buffer {
-  return createHash('sha256').update(secret).digest()
+  return hash('sha256', secret, 'buffer')
 }
 
 /** What is wrong with a default resource that there is not; one that there is, a transaction holds from now on. */
