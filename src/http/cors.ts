@@ -82,7 +82,7 @@ export function cors({ appliesTo, isRegisteredOrigin }: CorsSettings): Middlewar
       return
     }
     if (isPreflight(ctx)) ctx.state.endpoint = '(preflight)'
-    await answer(ctx as Context, async () => {
+    await answer(ctx, async () => {
       if (isPreflight(ctx)) {
         // An allowed one has been answered already.
         ctx.status = 204
