@@ -168,6 +168,8 @@ onPostgres(() => {
     it.each(ways)('%s, does not pass over what a stream has just asked for', async (way, ackOf) => {
       const stream = await caughtUp()
       await receiver.request('PATCH', '/ssf/streams', { stream_id: stream, events_requested: [password] })
+      // It is told that it was narrowed.
+      expect((await receiver.drain(stream)).map(({ type }) => type)).toEqual(['stream-updated'])
       await end(`left out ${way}`)
       await elsewhere.db.transaction().execute((trx) =>
         revoke(trx, {
