@@ -40,7 +40,7 @@ export interface ApiParts {
   /** Before anybody is known, and whether or not there is such a path. @throws Problem RATE_LIMIT_EXCEEDED */
   readonly limitNetwork?: (ctx: ParameterizedContext<RequestState>) => Promise<void>
   /** @throws Problem RATE_LIMIT_EXCEEDED */
-  readonly limitCaller?: (caller: Caller) => Promise<LimitHeaders>
+  readonly limitCaller?: (caller: Caller, ctx: ParameterizedContext<RequestState>) => Promise<LimitHeaders>
   readonly idempotency: Idempotency
   /** Told of every answer, for the count of who still calls what. */
   readonly onAnswer?: (answer: ApiAnswer) => void
@@ -156,7 +156,7 @@ async function answer(
   const caller = await parts.authenticate(ctx)
   ctx.state.clientId = caller.clientId
   if (caller.userId !== undefined) ctx.state.userId = caller.userId
-  if (parts.limitCaller !== undefined) ctx.set(await parts.limitCaller(caller))
+  if (parts.limitCaller !== undefined) ctx.set(await parts.limitCaller(caller, ctx))
   const rawParams = readParams(ctx, caller)
   if (!caller.scopes.has(endpoint.access.scope)) await requireOwn(parts.db, endpoint, caller, rawParams)
 

@@ -89,12 +89,15 @@ export function openManagementApi(parts: ManagementApiParts): ManagementApi {
         versions: [apiVersion],
         authenticate,
         limitNetwork: limitNetwork(parts.limiter, { ...config, onRefused: parts.onRefused }),
-        async limitCaller(caller) {
+        async limitCaller(caller, ctx) {
           const { apiKey } = caller as ManagementCaller
           const { verdicts, refusal } = await parts.meter.take({ clientId: caller.clientId, apiKey })
           const headers = rateLimitHeaders(verdicts)
           if (refusal === undefined) return headers
-          parts.onRefused('plan')
+          // As the token endpoint counts and logs it.
+          const limit = verdicts.find(({ verdict }) => verdict === refusal)?.name ?? 'plan'
+          ctx.state.rateLimited = limit
+          parts.onRefused(limit)
           throw rateLimitExceeded(refusal, headers)
         },
         idempotency: parts.idempotency,

@@ -485,7 +485,7 @@ eachDatabase((open, engine) => {
 
     it('is counted for whatever it asks of the API, whether there is such a thing or not', async () => {
       const environment = { LATCHKEY_NETWORK_RATE_PER_SECOND: '1', LATCHKEY_NETWORK_RATE_BURST: '5' }
-      const { issuer } = await openProvider(engine, { environment })
+      const { issuer, metrics } = await openProvider(engine, { environment })
       const ask = (path: string, options: RequestInit = {}) => fetch(issuer + path, options)
       const asked: readonly (readonly [string, RequestInit])[] = [
         ['/v1/nothing', {}],
@@ -495,11 +495,17 @@ eachDatabase((open, engine) => {
         ['/v1/users', { headers: { Accept: 'image/png' } }],
         ['/v1/users', { headers: { 'API-Version': '2' } }],
       ]
+      let count = 0
       for (const [path, options] of asked) {
         const answers = await Promise.all(Array.from({ length: 30 }, () => ask(path, options)))
         const refused = answers.filter(({ status }) => status === 429)
+        count += refused.length
         expect([path, refused.length > 0, refused[0]?.headers.get('api-version')]).toEqual([path, true, '1'])
       }
+      const total = async () => /^latchkey_rate_limited_total\{limit="network"\} (\d+)$/m.exec(await metrics())?.[1]
+      expect(await total()).toBe(String(count))
+      await expect.poll(async () => (await ask('/token', { method: 'POST' })).status, { timeout: 30_000 }).toBe(429)
+      expect(await total()).toBe(String(count + 1))
       const headers = { Origin: 'https://app.example', 'Access-Control-Request-Method': 'GET' }
       const preflights = Array.from({ length: 30 }, () => ask('/v1/users', { method: 'OPTIONS', headers }))
       expect(new Set((await Promise.all(preflights)).map(({ status }) => status))).toEqual(new Set([204]))

@@ -106,6 +106,8 @@ eachDatabase((_open, engine) => {
       }
       const answer = await withKey(key)
       expect(refusal(answer)).toEqual([429, 'RATE_LIMIT_EXCEEDED'])
+      expect(await api.provider.metrics()).toMatch(/^latchkey_rate_limited_total\{limit="quota"\} [1-9]/m)
+      expect(api.provider.log()).toMatch(/"rate_limited":"quota".*"status_code":429/)
       const { reset_at: resetAt, retry_after: retryAfter, ...error } = answer.body.error
       expect(error).toEqual({
         code: 'RATE_LIMIT_EXCEEDED',

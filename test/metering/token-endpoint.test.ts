@@ -58,6 +58,7 @@ eachDatabase((_open, engine) => {
         error_description: 'this client has used up what its plan allows: wait for as long as Retry-After says',
       })
       expect(Number(headers.get('retry-after'))).toBeGreaterThan(80)
+      expect(await provider.metrics()).toMatch(/^latchkey_rate_limited_total\{limit="throttle"\} [1-9]/m)
       expect(headers.get('ratelimit')).toMatch(/^"throttle";r=0;t=\d+$/)
       expect(headers.get('ratelimit-policy')).toBe('"throttle";q=3;w=300')
       expect(headers.get('x-ratelimit-limit')).toBe('3')

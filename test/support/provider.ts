@@ -25,6 +25,8 @@ export interface TestProvider {
   readonly location: DatabaseLocation
   /** every log line so far, as text */
   readonly log: () => string
+  /** as Prometheus reads them */
+  readonly metrics: () => Promise<string>
   close(): Promise<void>
 }
 
@@ -94,6 +96,7 @@ export async function openProvider(engine: Engine, options: ProviderOptions = {}
     database: server.database,
     location,
     log: () => lines.join(''),
+    metrics: () => server.metrics.text(),
     close,
   }
 }
