@@ -12,5 +12,7 @@ export default defineConfig({
     // What comes a moment later comes later on a busy machine.
     expect: { poll: { timeout: 15_000 } },
     maxWorkers: 2,
+    // Each file compiles the embedded database anew: to compile it well takes longer than most files run.
+    execArgv: ['--liftoff-only'],
   },
 })
