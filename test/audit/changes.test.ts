@@ -8,7 +8,7 @@ import { join } from 'node:path'
 import { sql } from 'kysely'
 import { pino } from 'pino'
 import { beforeAll, describe, expect, it } from 'vitest'
-import { assignRole, grantPermission, revokePermission } from '../../src/access/roles.ts'
+import { assignRole, excludeRole, grantPermission, includeRole, revokePermission } from '../../src/access/roles.ts'
 import { brokenChainAction } from '../../src/audit/chain.ts'
 import { systemActor } from '../../src/audit/audit.ts'
 import type { Trx } from '../../src/database/database.ts'
@@ -145,6 +145,10 @@ async function makeOneOfEach(engine: Engine): Promise<Walk> {
     for (const permission of both) await grantPermission(trx, systemActor, { role, ...permission })
     await assignRole(trx, systemActor, { user_id: person.id, role })
   })
+  const inclusion = { role, included: await targets.role() }
+  await write((trx) => includeRole(trx, systemActor, inclusion))
+  await again('an inclusion', () => write((trx) => includeRole(trx, systemActor, inclusion)))
+  await write((trx) => excludeRole(trx, systemActor, inclusion))
 
   const client = await registerClient(provider, { first_party: false, permissions: both })
   const { client_id: clientId, client_secret: clientSecret = '' } = client

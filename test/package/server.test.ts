@@ -56,7 +56,7 @@ describe('the published server', () => {
     const imported = new Set<string>()
     for (const file of files.filter((path) => /^src\/.*\.m?js$/.test(path))) {
       const text = readFileSync(join(folder, file), 'utf8').replaceAll(/\/\*[^]*?\*\/|(?<=^|\s)\/\/.*$/gm, '')
-      for (const [, , from = ''] of text.matchAll(/\b(?:from|import)\s*\(?\s*(['"])([^'"\n]+)\1/g)) {
+      for (const [, , from = ''] of text.matchAll(/\b(?:from|import)\s*\(?\s*(['"])([^'"\s]+)\1/g)) {
         expect(from, file).not.toMatch(/\.ts$/)
         const [name = ''] = /^(@[^/]+\/)?[^/]+/.exec(from) ?? []
         if (!from.startsWith('.') && !from.startsWith('node:')) imported.add(name)
