@@ -1,8 +1,8 @@
 /**
- * Whose rights reach how far. A person's rights are those of their roles, with all that these include, together with those
- * that everybody has; a client's are what it is registered for. Nobody gives away more than they have, or takes over somebody who has more:
- * but for administrators, and for an operator at the command line, who could as well write the database. And the last
- * administrator stays one.
+ * Whose rights reach how far. A person's rights are those of their roles, with all that these include, together with
+ * those that everybody has; a client's are what it is registered for. Nobody gives away more than they have, or takes
+ * over somebody who has more: but for administrators, and for an operator at the command line, who could as well write
+ * the database. And the last administrator stays one.
  */
 import { sql } from 'kysely'
 import type { Actor } from '../audit/audit.ts'
@@ -134,8 +134,8 @@ export async function hasRights(trx: Trx, actor: Actor, permissions: readonly Ef
 }
 
 /**
- * Refuses changes to an application whose rights are greater: whoever gives it another address or secret acts as it does,
- * and whoever ends what it has shuts it out.
+ * Refuses changes to an application whose rights are greater: whoever gives it another address or secret acts as it
+ * does, and whoever ends what it has shuts it out.
  * @throws Problem AUTHORIZATION_ERROR
  */
 export async function requireRightsOverClient(trx: Trx, actor: Actor, clientId: string): Promise<void> {
@@ -186,8 +186,9 @@ export async function requireMayChangeClient(trx: Trx, actor: Actor, clientId: s
 }
 
 /**
- * A first-party client acts for everybody who signs in, administrators too, without their being asked. Whoever makes one,
- * or says where its codes are sent and how it gets tokens, could so do whatever they may: nobody but who may do that anyway.
+ * A first-party client acts for everybody who signs in, administrators too, without their being asked. Whoever makes
+ * one, or says where its codes are sent and how it gets tokens, could so do whatever they may: nobody but who may do
+ * that anyway.
  * @throws Problem AUTHORIZATION_ERROR
  */
 export async function requireRightsOverEverybody(trx: Trx, actor: Actor): Promise<void> {

@@ -1,7 +1,8 @@
 /**
  * Roles: what a person may do at each resource, by name. A person's permissions are those of all their roles together,
- * and of the roles that these include (inclusions.ts). Whoever loses a role or a permission gets a new token_version, so that the tokens that still speak of it are dead in
- * every service at once; their sessions live on. Which resources and permissions exist is oauth/resources.ts's to say.
+ * and of the roles that these include (inclusions.ts). Whoever loses a role or a permission gets a new token_version,
+ * so that the tokens that still speak of it are dead in every service at once; their sessions live on. Which resources
+ * and permissions exist is oauth/resources.ts's to say.
  */
 import { sql, type Selectable } from 'kysely'
 import { z } from 'zod'
@@ -272,8 +273,8 @@ export async function grantPermission(
 }
 
 /**
- * Everyone who has the role, or one that includes it, gets new tokens, also those who keep the permission by another role: who does cannot be said
- * while that other role may be changing too.
+ * Everyone who has the role, or one that includes it, gets new tokens, also those who keep the permission by another
+ * role: who does cannot be said while that other role may be changing too.
  * @returns false when the role did not have the permission
  * @throws Problem when there is no such role
  */
@@ -489,8 +490,8 @@ export function fittingPermissions(sent: unknown): (Permission | undefined)[] {
 }
 
 /**
- * What is wrong with each permission that does not exist. In a transaction those that do stay until its end: one that is
- * just being removed is waited for.
+ * What is wrong with each permission that does not exist. In a transaction those that do stay until its end: one that
+ * is just being removed is waited for.
  */
 export async function findUnknownPermissions(
   db: Db,
@@ -560,8 +561,8 @@ export function selectRoles(db: Db) {
 }
 
 /**
- * The role's row is locked first by whoever gives it to somebody or takes it from them. So it is by every change of what it
- * allows, in whichever role that it reaches (lockRolesThatReach): neither misses what the other does.
+ * The role's row is locked first by whoever gives it to somebody or takes it from them. So it is by every change of
+ * what it allows, in whichever role that it reaches (lockRolesThatReach): neither misses what the other does.
  */
 async function lockRole(trx: Trx, name: string): Promise<void> {
   if (!(await isRoleLocked(trx, name))) unknownRole(name)

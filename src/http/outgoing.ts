@@ -1,7 +1,8 @@
 /**
  * Requests that the provider itself makes, to URLs that clients registered: their keys, their back-channel logout, and
- * where they want security events pushed. Such a URL could point into the operator's own network, so addresses are checked after the name is resolved, literal
- * ones before, and no redirect is followed. In development loopback is allowed, since everything runs there.
+ * where they want security events pushed. Such a URL could point into the operator's own network, so addresses are
+ * checked after the name is resolved, literal ones before, and no redirect is followed. In development loopback is
+ * allowed, since everything runs there.
  */
 import { lookup as resolveName, type LookupAddress } from 'node:dns'
 import { BlockList, isIP } from 'node:net'
@@ -33,7 +34,8 @@ for (const [network, prefix] of [
 }
 for (const [network, prefix] of [
   // Nothing outside 2000::/3 has been given out for global unicast: not the forms that hold an IPv4 address (::/96,
-  // ::ffff:0:0/96, 64:ff9b::/96, 64:ff9b:1::/48), and not 100::/64, 5f00::/16, fc00::/7, fe80::/10, fec0::/10, ff00::/8.
+  // ::ffff:0:0/96, 64:ff9b::/96, 64:ff9b:1::/48), and not 100::/64, 5f00::/16, fc00::/7, fe80::/10, fec0::/10,
+  // ff00::/8.
   ['::', 3],
   ['4000::', 2],
   ['8000::', 1],

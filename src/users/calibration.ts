@@ -36,8 +36,8 @@ const cheapest: WorkFactor = { memoryKib: 19_456, timeCost: 2, parallelism: 1 }
 
 /**
  * Measures work factors of the default memory, or of less where that is too slow here, with more and more passes until
- * one takes longer than the target, then halves the gap. It only ever compares whole measurements: a slope drawn from two of them is noise on a busy machine,
- * and can send the search up without end.
+ * one takes longer than the target, then halves the gap. It only ever compares whole measurements: a slope drawn from
+ * two of them is noise on a busy machine, and can send the search up without end.
  * @param measureHash makes one hash and says how long it took, in milliseconds
  */
 export async function calibrate(

@@ -25,9 +25,9 @@ export interface CallContext {
 export type IncomingHeaders = Headers | Readonly<Record<string, string | readonly string[] | undefined>>
 
 /**
- * Reads from a request being served what the calls made for it pass on. All of it comes from outside: a request id
- * that the guard would not accept is replaced by one of our own (the same that the guard answers with), a malformed `traceparent` or deadline
- * is ignored. A deadline can only make a call shorter than it would be.
+ * Reads from a request being served what the calls made for it pass on. All of it comes from outside: a request id that
+ * the guard would not accept is replaced by one of our own (the same that the guard answers with), a malformed
+ * `traceparent` or deadline is ignored. A deadline can only make a call shorter than it would be.
  *
  * @param headers - of the request being served
  * @param options.reserveMs - milliseconds kept back for our own work after the last call, 100 unless told

@@ -9,10 +9,10 @@
  * How fresh the table is, is the time since the last answer that left nothing behind, on this process's own clock: no
  * two clocks are ever compared. Older than `maxStaleness`, or before the first catching up, `onStale` decides.
  *
- * That nothing comes proves nothing: somebody may have paused the stream. So a verification event is asked for again and
- * again, and answers count for as long as the last one that came is recent. A stream that is silent where it should
- * speak is given up for another, and so is one that was stopped or narrowed, of which the transmitter tells. What came and could not be verified, or found no room, is owed: as long as it is, no
- * answer counts.
+ * That nothing comes proves nothing: somebody may have paused the stream. So a verification event is asked for again
+ * and again, and answers count for as long as the last one that came is recent. A stream that is silent where it should
+ * speak is given up for another, and so is one that was stopped or narrowed, of which the transmitter tells. What came
+ * and could not be verified, or found no room, is owed: as long as it is, no answer counts.
  */
 import { randomUUID } from 'node:crypto'
 import { setImmediate as immediate } from 'node:timers/promises'
