@@ -57,8 +57,9 @@ export interface PageSettings {
  * @param query of `list.query`
  * @throws Problem VALIDATION_ERROR for a cursor that was not given for this list, sort and filters
  * @example
- * const { items, pagination } = await readPage(db, userList, db.selectFrom('users').select(userColumns), query, {
- * signer, path }) return { status: 200, body: { users: items.map(describeUser), pagination } }
+ * const users = db.selectFrom('users').select(userColumns)
+ * const { items, pagination } = await readPage(db, userList, users, query, { signer, path })
+ * return { status: 200, body: { users: items.map(describeUser), pagination } }
  */
 export async function readPage<DB, TB extends keyof DB, Item>(
   db: Kysely<DB>,

@@ -546,7 +546,10 @@ export class RevocationFeed implements RevocationCheck {
   }
 }
 
-/** The stream was paused, disabled (SSF 1.0 §8.1.5) or narrowed, or is silent where it should speak: nothing more will come of it. */
+/**
+ * The stream was paused, disabled (SSF 1.0 §8.1.5) or narrowed, or is silent where it should speak: nothing more will come
+ * of it.
+ */
 class StreamEnded extends Error {
   override readonly name = 'StreamEnded'
 }
