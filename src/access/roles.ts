@@ -193,7 +193,10 @@ async function insertPermissions(trx: Trx, role: string, permissions: readonly P
     .execute()
 }
 
-/** Everyone who had it loses it, and every role that included it. @throws Problem when there is no such role, or for the one of administrators */
+/**
+ * Everyone who had it loses it, and every role that included it.
+ * @throws Problem when there is no such role, or for the one of administrators
+ */
 export async function deleteRole(
   trx: Trx,
   actor: Actor,
@@ -251,8 +254,7 @@ export async function grantPermission(
 ): Promise<boolean> {
   const { role, resource, permission } = parseInput(rolePermissionSchema, input)
   await keepInclusions(trx)
-  const reaching = await lockRolesThatReach(trx, role)
-  if (reaching.length === 0) unknownRole(role)
+  const reaching = await getReaching(trx, role)
   await requirePermissions(trx, [{ resource, permission }], () => 'permission')
   await requireOwnRights(trx, actor, [{ resource, permission }])
   const { numInsertedOrUpdatedRows } = await trx
@@ -285,8 +287,7 @@ export async function revokePermission(
 ): Promise<boolean> {
   const { role, resource, permission } = parseInput(rolePermissionSchema, input)
   await keepInclusions(trx)
-  const reaching = await lockRolesThatReach(trx, role)
-  if (reaching.length === 0) unknownRole(role)
+  const reaching = await getReaching(trx, role)
   if (role === administratorRole) throw builtIn()
   await requireRightsOfRole(trx, actor, role)
   const { permissions: before } = await getRole(trx, role)
@@ -315,8 +316,7 @@ export async function revokePermission(
 export async function includeRole(trx: Trx, actor: Actor, input: z.input<typeof inclusionSchema>): Promise<boolean> {
   const { role, included } = parseInput(inclusionSchema, input)
   await lockInclusions(trx)
-  const reaching = await lockRolesThatReach(trx, role)
-  if (reaching.length === 0) unknownRole(role)
+  const reaching = await getReaching(trx, role)
   const { includes: before } = await getRole(trx, role)
   if (before.includes(included)) return false
   const wrong = await findWrongInclusions(trx, role, [included], () => 'included')
@@ -340,8 +340,7 @@ export async function includeRole(trx: Trx, actor: Actor, input: z.input<typeof 
 export async function excludeRole(trx: Trx, actor: Actor, input: z.input<typeof inclusionSchema>): Promise<boolean> {
   const { role, included } = parseInput(inclusionSchema, input)
   await lockInclusions(trx)
-  const reaching = await lockRolesThatReach(trx, role)
-  if (reaching.length === 0) unknownRole(role)
+  const reaching = await getReaching(trx, role)
   const { includes: before } = await getRole(trx, role)
   if (!before.includes(included)) return false
   await requireRightsOfRole(trx, actor, role)
@@ -566,6 +565,12 @@ export function selectRoles(db: Db) {
  */
 async function lockRole(trx: Trx, name: string): Promise<void> {
   if (!(await isRoleLocked(trx, name))) unknownRole(name)
+}
+
+/** As `lockRolesThatReach`. @throws Problem when there is no such role */
+async function getReaching(trx: Trx, role: string): Promise<readonly string[]> {
+  const reaching = await lockRolesThatReach(trx, role)
+  return reaching.length > 0 ? reaching : unknownRole(role)
 }
 
 /** @returns false when there is no such role */

@@ -13,30 +13,17 @@ import {
   putRole,
   revokePermission,
 } from '../../src/access/roles.ts'
-import type { Actor } from '../../src/audit/audit.ts'
 import type { Database, Trx } from '../../src/database/database.ts'
 import { findUserAccount } from '../../src/oauth/account.ts'
-import { createResource, updateResource } from '../../src/oauth/resources.ts'
+import { updateResource } from '../../src/oauth/resources.ts'
 import { emptiedEachTime, eachDatabase } from '../support/databases.ts'
-
-const operator: Actor = { type: 'operator', id: 'test' }
-const api = 'https://api.example.com'
-const read = { resource: api, permission: 'models:read' }
-const write = { resource: api, permission: 'models:write' }
-
-const inTransaction = <T>({ db }: Database, work: (trx: Trx) => Promise<T>) => db.transaction().execute(work)
+import { api, inTransaction, makeApiAndPeople, operator, read, write } from './world.ts'
 
 /** Two people, nobody with a role; and `viewer`, who may read. */
 async function makeWorld(database: Database): Promise<void> {
   await inTransaction(database, async (trx) => {
-    await createResource(trx, operator, {
-      id: api,
-      permissions: [read, write].map(({ permission }) => ({ permission })),
-    })
+    await makeApiAndPeople(trx)
     await createRole(trx, operator, { name: 'viewer', permissions: [read] })
-    for (const id of ['usr_1', 'usr_2']) {
-      await trx.insertInto('users').values({ id, email: id, email_normalized: id }).execute()
-    }
   })
 }
 

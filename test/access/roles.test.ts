@@ -13,29 +13,15 @@ import {
   setRolesOf,
   unassignRole,
 } from '../../src/access/roles.ts'
-import type { Actor } from '../../src/audit/audit.ts'
-import type { Database, Trx } from '../../src/database/database.ts'
-import { createResource } from '../../src/oauth/resources.ts'
+import type { Database } from '../../src/database/database.ts'
 import { emptiedEachTime, eachDatabase } from '../support/databases.ts'
-
-const operator: Actor = { type: 'operator', id: 'test' }
-const api = 'https://api.example.com'
-const read = { resource: api, permission: 'models:read' }
-const write = { resource: api, permission: 'models:write' }
-
-const inTransaction = <T>({ db }: Database, work: (trx: Trx) => Promise<T>) => db.transaction().execute(work)
+import { api, inTransaction, makeApiAndPeople, operator, read, write } from './world.ts'
 
 /** Two people; the first is an editor, who may read and write. */
 async function makeWorld(database: Database): Promise<void> {
   await inTransaction(database, async (trx) => {
-    await createResource(trx, operator, {
-      id: api,
-      permissions: [{ permission: 'models:read' }, { permission: 'models:write' }],
-    })
+    await makeApiAndPeople(trx)
     await createRole(trx, operator, { name: 'editor', permissions: [read, write] })
-    for (const id of ['usr_1', 'usr_2']) {
-      await trx.insertInto('users').values({ id, email: id, email_normalized: id }).execute()
-    }
     await assignRole(trx, operator, { user_id: 'usr_1', role: 'editor' })
   })
 }
@@ -75,6 +61,15 @@ eachDatabase((openNew) => {
         inTransaction(database, (trx) => assignRole(trx, operator, { user_id, role }))
       await expect(assign('usr_9', 'editor')).rejects.toMatchObject({ code: 'RESOURCE_NOT_FOUND' })
       await expect(assign('usr_1', 'pilot')).rejects.toMatchObject({ code: 'RESOURCE_NOT_FOUND' })
+    })
+
+    it('that there is not can neither allow something nor stop allowing it', async () => {
+      const database = await open()
+      await makeWorld(database)
+      for (const change of [grantPermission, revokePermission]) {
+        const changed = inTransaction(database, (trx) => change(trx, operator, { role: 'pilot', ...read }))
+        await expect(changed).rejects.toMatchObject({ code: 'RESOURCE_NOT_FOUND' })
+      }
     })
 
     it('costs nobody their tokens when it is given or allows more', async () => {
