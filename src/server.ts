@@ -304,7 +304,7 @@ const isOAuthPath = (path: string) => oauthPaths.includes(path)
 /** What people look at, which is not looked for among the endpoints that programs ask. */
 function pages(middlewares: readonly unknown[]): Middleware {
   const pagesOnly = compose(middlewares as Middleware[])
-  return (ctx, next) => (oauthPaths.includes(ctx.path) ? next() : pagesOnly(ctx, next))
+  return (ctx, next) => (isOAuthPath(ctx.path) ? next() : pagesOnly(ctx, next))
 }
 
 /** For 405 and Allow: what the provider's endpoints take. */
